@@ -1,0 +1,154 @@
+//! What a keyspace can be asked to do.
+//!
+//! `Command` is what goes through the log: everything apply needs is inside, clock readings
+//! included. The request structs are shared with reads, which do not go through the log.
+
+use super::ids::{Incarnation, LeaseId, NodeId, RequestId, Term};
+use super::range::KeyRange;
+use bytes::Bytes;
+
+/// A command and who waits for its outcome, as encoded into a log entry (`codec::command`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    pub id: RequestId,
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(TxnRequest),
+    Compact(CompactRequest),
+    LeaseGrant { id: LeaseId, ttl_seconds: i64 },
+    /// A client's revoke has one id and no term; the leader's expiry has any number and its own
+    /// term, so that a deposed leader's revoke is refused at apply.
+    LeaseRevoke { ids: Vec<LeaseId>, leader_term: Option<Term> },
+    /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears.
+    LeaseCheckpoint { remaining: Vec<(LeaseId, i64)> },
+    Alarm(AlarmRequest),
+    /// A member tells its name, client URLs and data directory. Root group only.
+    PublishMember { id: NodeId, name: String, client_urls: Vec<String>, incarnation: Incarnation },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutRequest {
+    pub key: Bytes,
+    pub value: Bytes,
+    pub lease: LeaseId,
+    pub prev_kv: bool,
+    pub ignore_value: bool,
+    pub ignore_lease: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteRangeRequest {
+    pub range: KeyRange,
+    pub prev_kv: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortOrder {
+    #[default]
+    None,
+    Ascend,
+    Descend,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortTarget {
+    #[default]
+    Key,
+    Version,
+    Create,
+    Mod,
+    Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeRequest {
+    pub range: KeyRange,
+    pub limit: i64,
+    /// 0 or less is the newest (inside a txn only 0 is).
+    pub revision: i64,
+    pub sort_order: SortOrder,
+    pub sort_target: SortTarget,
+    pub serializable: bool,
+    pub keys_only: bool,
+    pub count_only: bool,
+    pub min_mod_revision: i64,
+    pub max_mod_revision: i64,
+    pub min_create_revision: i64,
+    pub max_create_revision: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestOp {
+    Range(RangeRequest),
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(TxnRequest),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompareResult {
+    #[default]
+    Equal,
+    Greater,
+    Less,
+    NotEqual,
+}
+
+/// What a compare looks at, with the operand. An operand the client left out is 0 or empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompareTarget {
+    Version(i64),
+    Create(i64),
+    Mod(i64),
+    Value(Bytes),
+    Lease(i64),
+    /// A target this version does not know: it compares as equal (etcd does the same).
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    pub range: KeyRange,
+    pub result: CompareResult,
+    pub target: CompareTarget,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TxnRequest {
+    pub compare: Vec<Compare>,
+    pub success: Vec<RequestOp>,
+    pub failure: Vec<RequestOp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactRequest {
+    pub revision: i64,
+    /// Answer only once the old revisions are gone from the store.
+    pub physical: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AlarmKind {
+    NoSpace,
+    Corrupt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlarmAction {
+    Get,
+    Activate,
+    Deactivate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlarmRequest {
+    pub action: AlarmAction,
+    pub member: NodeId,
+    /// `None` is "every kind" for Get.
+    pub kind: Option<AlarmKind>,
+}
