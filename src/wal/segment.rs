@@ -136,7 +136,7 @@ impl Header {
         file.read_exact_at(&mut bytes[HEADER_FIXED_BYTES..], HEADER_FIXED_BYTES as u64)?;
         let crc = checksum(0, &[&bytes[..12], &bytes[16..]]);
         if u32_at(&bytes, 12) != crc {
-            return Err(damage(path, 12, format!("header checksum {crc:08x}"), "another"));
+            return Err(damage(path, 0, format!("header checksum {crc:08x}"), "another"));
         }
         let format = u32_at(&bytes, 8);
         if format != FORMAT {

@@ -173,15 +173,15 @@ fn a_second_batch_waits_for_the_first_ones_sync() {
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     let disk = MemDisk::new(1);
     let mut wal = create(&disk, tiny());
-    put(&mut wal, vec![vote(1, 1)]);
-    put(&mut wal, vec![append(1, vec![entry(1, 1, vec![7; 50_000]), entry(1, 2, vec![8; 9])])]);
-    put(&mut wal, vec![append(1, vec![entry(1, 3, vec![9; 9])])]);
+    put(&mut wal, vec![append(1, vec![entry(1, 1, vec![6; 9])])]);
+    put(&mut wal, vec![append(1, vec![entry(1, 2, vec![7; 50_000]), entry(1, 3, vec![8; 9])])]);
+    put(&mut wal, vec![append(1, vec![entry(1, 4, vec![9; 9])])]);
     let lengths: Vec<u64> = wal.segments().iter().map(|s| s.bytes).collect();
     assert_eq!(lengths.len(), 3, "{lengths:?}");
     assert!(lengths[1] > 50_000 && lengths[0] == 1024 && lengths[2] == 1024, "{lengths:?}");
     let (_, logs) = reopen(&disk, tiny());
     let tail = &logs[&group(1)].tail;
-    assert_eq!(tail.iter().map(|e| e.data.len()).collect::<Vec<_>>(), [50_000, 9, 9]);
+    assert_eq!(tail.iter().map(|e| e.data.len()).collect::<Vec<_>>(), [9, 50_000, 9, 9]);
 }
 
 #[test]
