@@ -221,6 +221,10 @@ impl Model {
         let main = self.revision + 1;
         Ok(match command {
             Command::Put(request) => {
+                // Outside a txn etcd looks for the lease first, inside for the key.
+                if !request.lease.is_none() && !self.leases.contains_key(&request.lease) {
+                    return Err(ApiError::LeaseNotFound);
+                }
                 self.check_put(request)?;
                 Reply::Put(self.put(request, main))
             }
