@@ -94,10 +94,20 @@ impl EventRefs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchOut {
     /// `revision` goes into the header; the watcher's "now" is the revision after it.
-    Created { watch_id: i64, revision: i64 },
-    Refused { reason: Refusal, revision: i64 },
+    Created {
+        watch_id: i64,
+        revision: i64,
+    },
+    Refused {
+        reason: Refusal,
+        revision: i64,
+    },
     /// By the client, or because its next revision was compacted (then header revision 0).
-    Canceled { watch_id: i64, compact_revision: Option<i64>, revision: i64 },
+    Canceled {
+        watch_id: i64,
+        compact_revision: Option<i64>,
+        revision: i64,
+    },
     /// `prev_kv` tells whether previous values are to be sent; events may carry them anyway.
     Events {
         watch_id: i64,
@@ -107,7 +117,10 @@ pub enum WatchOut {
         fragment: bool,
     },
     /// `watch_id` −1: requested, for the whole stream.
-    Progress { watch_id: i64, revision: i64 },
+    Progress {
+        watch_id: i64,
+        revision: i64,
+    },
 }
 
 /// For metrics.
