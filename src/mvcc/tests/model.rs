@@ -1,11 +1,11 @@
 //! The naive keyspace: a list of all changes ever, folded anew for every question.
 
 use super::*;
+use crate::types::Revision;
 use crate::types::command::{
     AlarmAction, AlarmKind, Compare, CompareResult, CompareTarget, SortOrder, SortTarget,
 };
 use crate::types::reply::{EventKind, ReplyOp};
-use crate::types::{NodeId, Revision};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -395,7 +395,8 @@ impl Hub {
             let Some(refs) = refs_for(watcher, revision, &events, picked) else { continue };
             let bytes = refs_bytes(&refs, watcher.prev_kv);
             let stream = &self.streams[&watcher.stream];
-            if !stream.queue.is_empty() && stream.bytes + bytes > self.buffer_bytes_max {
+            let after = stream.bytes + bytes + MESSAGE_BYTES;
+            if !stream.queue.is_empty() && after > self.buffer_bytes_max {
                 self.fall_behind(key, revision);
             } else {
                 self.send_events(key, vec![refs], bytes);
