@@ -11,11 +11,17 @@
 //! With flag 1 every checksum in the segments is made right first, as far as their structure can
 //! be followed: otherwise the checksums would keep a fuzzer from everything behind them.
 
-use super::batch::reseal_batches;
-use super::segment::{reseal_header, segment_name};
-use super::{Batch, Record, Wal, WalOptions};
+use super::batch::{HEAD_BYTES, HEAD_MAGIC, batch_seed, head_checksum};
+use super::record::{
+    Kind, RECORD_HEAD_BYTES, RUN_FIXED_BYTES, RUN_ROW_BYTES, checksum, run_covered_bytes, u32_at,
+    u64_at,
+};
+use super::segment::{HEADER_FIXED_BYTES, Header, header_checksum, segment_name};
+use super::{Batch, GroupLog, Record, Wal, WalOptions};
+use crate::io::mem_disk::{CrashMode, CrashPlan};
 use crate::io::{Disk, MemDisk, OpenMode};
 use crate::types::{Entry, GroupId, HardState, LogIndex, NodeId, StorageError, Term};
+use crc32fast::Hasher;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,10 +53,70 @@ fn unpack(data: &[u8]) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Makes checksums right wherever the structure around them can be followed.
-fn reseal(bytes: &mut [u8]) {
-    if let Some((seed, start)) = reseal_header(bytes) {
-        reseal_batches(bytes, seed, start);
+/// Makes the checksums of a segment right wherever the structure around them can be followed.
+pub(super) fn reseal(bytes: &mut [u8]) {
+    if bytes.len() < HEADER_FIXED_BYTES {
+        return;
+    }
+    let groups = usize::try_from(u64_at(bytes, 80)).unwrap_or(usize::MAX);
+    if groups > bytes.len() / 8 || Header::bytes_for(groups) > bytes.len() as u64 {
+        return;
+    }
+    let start = Header::bytes_for(groups) as usize;
+    let crc = header_checksum(&bytes[..start]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    let segment_seed = Header::decode(&bytes[..start]).seed();
+    let mut at = start;
+    while bytes.len() - at >= HEAD_BYTES && u32_at(bytes, at) == HEAD_MAGIC {
+        let seed = batch_seed(segment_seed, at);
+        let crc = head_checksum(seed, &bytes[at..at + HEAD_BYTES]);
+        bytes[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+        let length = usize::try_from(u64_at(bytes, at + 16)).unwrap_or(usize::MAX);
+        if length < HEAD_BYTES || length > bytes.len() - at {
+            return;
+        }
+        reseal_records(&mut bytes[..at + length], at + HEAD_BYTES, seed);
+        at += length;
+    }
+}
+
+/// The records from `at` to the end of `bytes`.
+fn reseal_records(bytes: &mut [u8], mut at: usize, seed: u32) {
+    let mut sum = Hasher::new_with_initial(seed);
+    while bytes.len() - at >= RECORD_HEAD_BYTES {
+        let payload_at = at + RECORD_HEAD_BYTES;
+        let end = payload_at.saturating_add(u32_at(bytes, at) as usize);
+        let (Some(kind), true) = (Kind::of_byte(bytes[at + 8]), end <= bytes.len()) else { return };
+        let covered = match kind {
+            Kind::Append | Kind::Kept => {
+                let Ok(covered) = run_covered_bytes(&bytes[payload_at..end]) else { return };
+                reseal_data(&mut bytes[payload_at..end], covered);
+                covered
+            }
+            Kind::Commit if end - payload_at == 4 => {
+                let sum = sum.clone().finalize();
+                bytes[payload_at..end].copy_from_slice(&sum.to_le_bytes());
+                4
+            }
+            _ => end - payload_at,
+        };
+        let parts =
+            [&bytes[at..at + 4], &bytes[at + 8..payload_at], &bytes[payload_at..][..covered]];
+        let crc = checksum(seed, &parts);
+        bytes[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+        sum.update(&crc.to_le_bytes());
+        at = end;
+    }
+}
+
+/// The table of a run, whose data begins at `data_at`.
+fn reseal_data(run: &mut [u8], mut data_at: usize) {
+    for row in (RUN_FIXED_BYTES..data_at).step_by(RUN_ROW_BYTES) {
+        let end = data_at.saturating_add(u32_at(run, row + 1) as usize);
+        let Some(data) = run.get(data_at..end) else { return };
+        let crc = crc32fast::hash(data);
+        run[row + 5..row + 9].copy_from_slice(&crc.to_le_bytes());
+        data_at = end;
     }
 }
 
@@ -90,6 +156,7 @@ pub fn fuzz_recover(data: &[u8]) -> bool {
         // A name that comes twice keeps its first contents.
         if let Ok(file) = disk.open(&dir.join(name), OpenMode::CreateNew) {
             file.write_at(&[&bytes], 0).expect("a disk in memory has room");
+            file.sync_data().expect("a disk in memory has room");
         }
     }
     let (mut wal, mut logs) = match Wal::open(disk.clone(), dir, OPTIONS) {
@@ -109,16 +176,13 @@ pub fn fuzz_recover(data: &[u8]) -> bool {
         wal.prepare_spare().expect("a log that opens can be tidied");
     }
     drop(wal);
-    disk.crash_with(crate::io::mem_disk::CrashPlan {
-        mode: crate::io::mem_disk::CrashMode::None,
-        torn: false,
-    });
+    disk.crash_with(CrashPlan { mode: CrashMode::None, torn: false });
     let (_, again) = Wal::open(disk, dir, OPTIONS).expect("a log that opened opens again");
     assert!(again == logs, "a log changed by itself: {again:?} is not {logs:?}");
     true
 }
 
-fn check_group(wal: &Wal, group: GroupId, log: &super::GroupLog) {
+fn check_group(wal: &Wal, group: GroupId, log: &GroupLog) {
     let mut next = log.start.0.next();
     let mut read: Vec<Entry> = Vec::new();
     while next <= log.last {
