@@ -5,7 +5,9 @@
 //! (`tests/it/layers.rs`) holds this. ARCHITECTURE.md is the map.
 
 #[cfg(all(feature = "sim", not(madsim)))]
-compile_error!("feature `sim` needs `--cfg madsim`: unset RUSTFLAGS and run from the repository root");
+compile_error!(
+    "feature `sim` needs `--cfg madsim`: unset RUSTFLAGS and run from the repository root"
+);
 
 // L0: plain values every other layer speaks in.
 pub mod types;

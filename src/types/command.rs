@@ -20,15 +20,28 @@ pub enum Command {
     DeleteRange(DeleteRangeRequest),
     Txn(TxnRequest),
     Compact(CompactRequest),
-    LeaseGrant { id: LeaseId, ttl_seconds: i64 },
+    LeaseGrant {
+        id: LeaseId,
+        ttl_seconds: i64,
+    },
     /// A client's revoke has one id and no term; the leader's expiry has any number and its own
     /// term, so that a deposed leader's revoke is refused at apply.
-    LeaseRevoke { ids: Vec<LeaseId>, leader_term: Option<Term> },
+    LeaseRevoke {
+        ids: Vec<LeaseId>,
+        leader_term: Option<Term>,
+    },
     /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears.
-    LeaseCheckpoint { remaining: Vec<(LeaseId, i64)> },
+    LeaseCheckpoint {
+        remaining: Vec<(LeaseId, i64)>,
+    },
     Alarm(AlarmRequest),
     /// A member tells its name, client URLs and data directory. Root group only.
-    PublishMember { id: NodeId, name: String, client_urls: Vec<String>, incarnation: Incarnation },
+    PublishMember {
+        id: NodeId,
+        name: String,
+        client_urls: Vec<String>,
+        incarnation: Incarnation,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

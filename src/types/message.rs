@@ -18,30 +18,65 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MessageBody {
     /// "Would you vote for me in `term`?" Changes no state at the receiver (thesis 9.6).
-    PreVote { last_index: LogIndex, last_term: Term },
-    PreVoteReply { granted: bool },
+    PreVote {
+        last_index: LogIndex,
+        last_term: Term,
+    },
+    PreVoteReply {
+        granted: bool,
+    },
     /// `forced` marks an election started by a leader's transfer: the receiver's leader
     /// stickiness does not apply.
-    Vote { last_index: LogIndex, last_term: Term, forced: bool },
-    VoteReply { granted: bool },
-    Append { prev_index: LogIndex, prev_term: Term, commit: LogIndex, entries: Vec<Entry> },
+    Vote {
+        last_index: LogIndex,
+        last_term: Term,
+        forced: bool,
+    },
+    VoteReply {
+        granted: bool,
+    },
+    Append {
+        prev_index: LogIndex,
+        prev_term: Term,
+        commit: LogIndex,
+        entries: Vec<Entry>,
+    },
     /// `index` is the last index known persisted when accepted, the refused `prev_index`
     /// otherwise; `reject` then carries where the leader should look next.
-    AppendReply { index: LogIndex, reject: Option<RejectHint> },
+    AppendReply {
+        index: LogIndex,
+        reject: Option<RejectHint>,
+    },
     /// `commit` never exceeds what the leader knows the receiver to have. `context` is the
     /// newest read-index context the leader wants confirmed, 0 for none.
-    Heartbeat { commit: LogIndex, context: u64 },
-    HeartbeatReply { context: u64 },
+    Heartbeat {
+        commit: LogIndex,
+        context: u64,
+    },
+    HeartbeatReply {
+        context: u64,
+    },
     /// "Your log is too old: fetch my state at this point." The data goes another way.
-    Snapshot { meta: SnapshotMeta },
+    Snapshot {
+        meta: SnapshotMeta,
+    },
     /// The receiver could not take the snapshot; the leader probes again.
-    SnapshotRefused { index: LogIndex },
+    SnapshotRefused {
+        index: LogIndex,
+    },
     TimeoutNow,
     /// A follower forwards what its clients proposed.
-    Propose { data: Vec<Bytes> },
+    Propose {
+        data: Vec<Bytes>,
+    },
     /// A follower asks for a read point; `context` is the follower's own.
-    ReadIndex { context: u64 },
-    ReadIndexReply { context: u64, index: LogIndex },
+    ReadIndex {
+        context: u64,
+    },
+    ReadIndexReply {
+        context: u64,
+        index: LogIndex,
+    },
 }
 
 /// Where a follower's log and the leader's may still agree: the follower's guess and the term of

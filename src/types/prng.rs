@@ -52,7 +52,11 @@ impl Prng {
     /// A number in `low..=high`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         assert!(low <= high, "an empty interval {low}..={high}");
-        if low == 0 && high == u64::MAX { self.next_u64() } else { low + self.below(high - low + 1) }
+        if low == 0 && high == u64::MAX {
+            self.next_u64()
+        } else {
+            low + self.below(high - low + 1)
+        }
     }
 
     /// True in `numerator` of `denominator` cases.
