@@ -12,6 +12,7 @@ const PROTOS: [&str; 6] =
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-env=QUORATE_RUSTC={}", compiler()?);
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
     let files = protox::compile(PROTOS, ["proto"])?;
@@ -43,4 +44,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .out_dir(&out)
         .compile(&[watch]);
     Ok(())
+}
+
+/// The compiler's own version line: `--version` names it where etcd names Go.
+fn compiler() -> Result<String, Box<dyn std::error::Error>> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = std::process::Command::new(rustc).arg("--version").output()?;
+    Ok(String::from_utf8(out.stdout)?.trim().to_string())
 }
