@@ -164,11 +164,7 @@ impl Typed {
 }
 
 fn all_names() -> impl Iterator<Item = &'static str> {
-    FLAGS
-        .iter()
-        .map(|f| f.name)
-        .chain(WITHOUT_EFFECT.iter().copied())
-        .chain(NOT_YET.iter().copied())
+    FLAGS.iter().map(|f| f.name).chain(WITHOUT_EFFECT.iter().copied()).chain(not_yet())
 }
 
 fn not_yet() -> impl Iterator<Item = &'static str> {
@@ -406,7 +402,8 @@ mod tests {
         let typed = run(&["--logger=zap", "--max-wals", "9"], &[]).expect("valid");
         assert_eq!(typed.warnings.len(), 2);
         assert_eq!(typed.given("logger"), None);
-        let defaults = ["--pre-vote", "--unsafe-no-fsync=false", "--auto-compaction-retention", "0"];
+        let defaults =
+            ["--pre-vote", "--unsafe-no-fsync=false", "--auto-compaction-retention", "0"];
         assert_eq!(run(&defaults, &[]).expect("valid"), Typed::default());
     }
 
