@@ -1,1 +1,2 @@
-
+//! The product tests: one binary, real processes and sockets, and the tests that hold the
+//! project's rules.
