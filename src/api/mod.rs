@@ -14,5 +14,9 @@
 
 pub mod convert;
 pub mod errors;
+pub mod metrics;
 pub mod proto;
+pub mod rpcs;
+pub mod server;
+pub mod unfold;
 pub mod wire;

@@ -1,2 +1,4 @@
 //! The product tests: one binary, real processes and sockets, and the tests that hold the
 //! project's rules.
+
+mod layers;
