@@ -243,7 +243,7 @@ impl Applier {
         let state = self.groups.get(&group).expect("it was there a moment ago");
         let view = state.keyspace.view();
         let revision = state.keyspace.revision();
-        let alarms = batch.alarms_changed.then(|| view.alarms());
+        let alarms = batch.alarms_changed.then(|| view.alarms(None));
         Ok(AppliedBatch {
             group,
             index,
@@ -506,7 +506,7 @@ impl Applier {
             events: Vec::new(),
             lease_changes,
             confs: Vec::new(),
-            alarms: Some(view.alarms()),
+            alarms: Some(view.alarms(None)),
             root: (group == GroupId::ROOT).then(|| self.root.clone()),
             revision: state.keyspace.revision(),
             view,

@@ -298,7 +298,7 @@ impl Loading {
             self.open = Some((kind, store.bulk_loader(group, kind)));
         }
         let (_, loader) = self.open.as_mut().expect("it was opened above");
-        loader.push(&item.key, item.value, item.live)?;
+        loader.push(&item.key, &item.value, item.live)?;
         self.cursor = Some((item.kind, item.key));
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! struct of plain values. Times are milliseconds of one monotonic clock per process.
 
 use super::membership::MembershipChange;
-use crate::multiraft::apply::AppliedBatch;
+use crate::multiraft::apply::{AppliedBatch, Pressure};
 use crate::multiraft::root::RootState;
 use crate::multiraft::snapshots::{ChunkInstalled, InstallStep};
 use crate::multiraft::turn::{ApplyJob, BatchId, LogRead, SoftState, WalBatch};
@@ -58,7 +58,7 @@ pub enum Action {
     Compacted { group: GroupId, answered: Vec<crate::multiraft::apply::AppliedEntry> },
     EntriesRead { group: GroupId, purpose: raft::ReadFor, from: LogIndex, entries: Vec<Entry> },
     /// A checkpoint is durable; per group the index that both valid metas hold.
-    CheckpointDone { held: Vec<(GroupId, LogIndex)> },
+    CheckpointDone { held: Vec<(GroupId, LogIndex)>, pressure: Pressure },
     /// The applier has pinned the state of `group` for `to` and the snapshot server offers it.
     SnapshotReady { group: GroupId, to: NodeId, meta: SnapshotMeta },
     SnapshotFailed { group: GroupId, to: NodeId },

@@ -315,14 +315,17 @@ impl Core {
             Action::EntriesRead { group, purpose, from, entries } => {
                 self.host.step(group, Input::EntriesRead { purpose, from, entries });
             }
-            Action::CheckpointDone { held } => self.trim(held),
+            Action::CheckpointDone { held, pressure } => {
+                self.pressure = pressure;
+                self.trim(held);
+            }
             Action::SnapshotReady { group, to, meta } => self.snapshot_ready(group, to, meta),
             Action::SnapshotFailed { group, to } => {
                 self.host.step(group, Input::SnapshotFailed { to });
             }
             Action::ChunkInstalled(installed) => self.chunk_installed(installed),
             Action::SnapshotDurable { group, meta } => self.snapshot_durable(group, meta),
-            Action::SnapshotRefused { group, meta } => self.snapshot_refused(group, meta.index),
+            Action::SnapshotRefused { group, meta } => self.refuse_fetch(group, meta.index),
             Action::Stop => self.stop(),
         }
     }
