@@ -219,10 +219,12 @@ impl CoreTask {
     /// Does what one turn wants done, in the order in which nothing waits for the disk that need
     /// not. True when the member ends.
     fn carry_out(&mut self, output: Output) -> Result<bool, StorageError> {
+        // Before anything leaves: a round that is no longer needed must not be skipped once a
+        // second voter has heard of its membership.
+        self.publish(&output.roles);
         for (to, message) in output.frames {
             self.streams.send(to, message);
         }
-        self.publish(&output.roles);
         for job in output.applies {
             self.applier.send(ApplierJob::Apply(job));
         }
@@ -250,12 +252,12 @@ impl CoreTask {
         }
         if let Some(batch) = output.wal {
             let began = self.shared.io.clock.now();
-            let before = self.wal.written_bytes();
+            let before = self.wal.appended_bytes();
             self.wal.write(&batch.batch)?;
             self.wal.sync()?;
             let metrics = &self.shared.metrics;
             metrics.wal_fsync.observe(self.shared.io.clock.now() - began);
-            metrics.wal_bytes.fetch_add(self.wal.written_bytes() - before, Ordering::Relaxed);
+            metrics.wal_bytes.fetch_add(self.wal.appended_bytes() - before, Ordering::Relaxed);
             self.core.handle(Action::Persisted { batch: batch.id });
         }
         for read in output.log_reads {
@@ -408,7 +410,10 @@ impl ApplierTask {
                 for (group, meta) in outcome.durable {
                     self.shared.core.send(Action::SnapshotDurable { group, meta });
                 }
-                self.shared.core.send(Action::CheckpointDone { held: outcome.held });
+                self.shared.core.send(Action::CheckpointDone {
+                    held: outcome.held,
+                    pressure: outcome.pressure,
+                });
             }
             ApplierJob::Stop => {
                 self.stopping = true;

@@ -9,12 +9,13 @@ use super::action::{Action, Refusal as CoreRefusal};
 use super::shared::{Ended, Shared, lock};
 use crate::io::Io;
 use crate::multiraft::root::RootState;
-use crate::multiraft::wire::{NodeMessage, decode_message, encode_message};
+use crate::multiraft::wire::NodeMessage;
 use crate::transport::{
     LocalIdentity, PeerBook, PeerCounters, PeerEvent, PeerFrame, Peers, Refusal, RefusedBy,
     StartError,
 };
 use crate::types::{Incarnation, NodeId};
+use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl Streams {
         let Some(peers) = self.peers() else { return };
         let frame = match message {
             NodeMessage::Raft(messages) => PeerFrame::Raft(messages),
-            other => PeerFrame::Node(encode_message(&other)),
+            other => PeerFrame::Node(encode(&other)),
         };
         peers.send(to, frame);
     }
@@ -116,7 +117,7 @@ impl Streams {
     /// For what may take its time: chunks of a raft snapshot.
     pub fn send_bulk(&self, to: NodeId, message: NodeMessage) {
         if let Some(peers) = self.peers() {
-            peers.send_bulk(to, PeerFrame::Node(encode_message(&message)));
+            peers.send_bulk(to, PeerFrame::Node(encode(&message)));
         }
     }
 
@@ -155,7 +156,7 @@ impl Streams {
             PeerEvent::Frame { from, frame } => {
                 let message = match frame {
                     PeerFrame::Raft(messages) => NodeMessage::Raft(messages),
-                    PeerFrame::Node(bytes) => match decode_message(&bytes) {
+                    PeerFrame::Node(bytes) => match NodeMessage::decode(&bytes) {
                         Ok(message) => message,
                         Err(error) => {
                             tracing::warn!("remote-peer-id" = %from, %error, "dropped a frame");
@@ -212,6 +213,12 @@ impl Streams {
             PeerEvent::Refused { .. } => {}
         }
     }
+}
+
+fn encode(message: &NodeMessage) -> Bytes {
+    let mut out = BytesMut::new();
+    message.encode(&mut out);
+    out.freeze()
 }
 
 /// `http://host:port/` without scheme and path.

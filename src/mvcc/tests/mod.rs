@@ -9,28 +9,41 @@ mod txns;
 mod writes;
 
 use super::*;
-use crate::btree::Store;
+use crate::btree::{Store, StoreIdentity, StoreOptions};
+use crate::io::{Disk, MemDisk};
 use crate::types::command::{
     Command, CompactRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use crate::types::reply::{
     DeleteRangeReply, Event, KeyValue, PutReply, RangeReply, Reply, TxnReply,
 };
-use crate::types::{ApiError, GroupId, KeyRange, LeaseId, LogIndex, Term};
+use crate::types::{
+    ApiError, ClusterId, GroupId, Incarnation, KeyRange, LeaseId, LogIndex, NodeId, Term,
+};
 use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
 
-/// A keyspace with its store, and the log index of the last command.
+/// A keyspace with its store on a simulated disk, and the log index of the last command.
 pub(super) struct Kit {
+    disk: Arc<dyn Disk>,
     pub store: Store,
     pub keyspace: Keyspace,
     pub index: u64,
 }
 
+const PATH: &str = "/db";
+/// Small enough that random histories read pages back.
+const OPTIONS: StoreOptions = StoreOptions { cache_bytes: 64 << 10 };
+
 impl Kit {
     pub fn new() -> Kit {
-        let store = support::new_store();
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(1));
+        let identity =
+            StoreIdentity { cluster: ClusterId(1), node: NodeId(1), incarnation: Incarnation(1) };
+        let store = Store::create(Arc::clone(&disk), Path::new(PATH), identity, OPTIONS).unwrap();
         let keyspace = Keyspace::open(GroupId::ROOT, &store).unwrap();
-        Kit { store, keyspace, index: 0 }
+        Kit { disk, store, keyspace, index: 0 }
     }
     pub fn apply(&mut self, command: &Command) -> Applied {
         self.apply_in_term(command, 1)
@@ -98,24 +111,19 @@ impl Kit {
     pub fn keys_at(&self, revision: i64) -> Vec<String> {
         keys(&self.range(RangeRequest { revision, ..all() }))
     }
+    pub fn checkpoint(&mut self) {
+        let trees = self.keyspace.trees().unwrap();
+        let trees = trees.into_iter().map(|(kind, view)| (GroupId::ROOT, kind, view)).collect();
+        let metas = [(GroupId::ROOT, Bytes::new())].into();
+        let done = self.store.begin_checkpoint(trees, metas).run().unwrap();
+        self.keyspace.adopt(&done);
+    }
     /// Writes a checkpoint and goes on from it alone.
     pub fn reopen(&mut self) {
-        support::checkpoint(&self.store, &mut self.keyspace);
+        self.checkpoint();
+        self.store = Store::open(Arc::clone(&self.disk), Path::new(PATH), OPTIONS).unwrap();
         self.keyspace = Keyspace::open(GroupId::ROOT, &self.store).unwrap();
         assert_eq!(self.keyspace.applied().0, LogIndex(self.index));
-    }
-}
-
-pub(super) mod support {
-    use super::*;
-
-    pub fn new_store() -> Store {
-        Store::stub()
-    }
-
-    pub fn checkpoint(store: &Store, keyspace: &mut Keyspace) {
-        let trees = keyspace.trees().unwrap();
-        store.save(trees.into_iter().map(|(k, v)| (GroupId::ROOT, k, v)).collect());
     }
 }
 

@@ -1,11 +1,11 @@
 //! The naive keyspace: a list of all changes ever, folded anew for every question.
 
 use super::*;
+use crate::types::Revision;
 use crate::types::command::{
     AlarmAction, AlarmKind, Compare, CompareResult, CompareTarget, SortOrder, SortTarget,
 };
 use crate::types::reply::{EventKind, ReplyOp};
-use crate::types::{NodeId, Revision};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +54,9 @@ impl Model {
 
     /// Whether a change is what its key was at the end of `main`.
     fn newest(&self, change: &Change, main: i64) -> bool {
-        self.changes.iter().rfind(|c| c.revision.main <= main && c.key == change.key)
+        self.changes
+            .iter()
+            .rfind(|c| c.revision.main <= main && c.key == change.key)
             .is_some_and(|c| c.revision == change.revision)
     }
 
@@ -65,11 +67,8 @@ impl Model {
         match &change.kv {
             Some(kv) => Event { kind: EventKind::Put, kv: kv.clone(), prev_kv },
             None => {
-                let kv = KeyValue {
-                    key: change.key.clone(),
-                    mod_revision: main,
-                    ..KeyValue::default()
-                };
+                let kv =
+                    KeyValue { key: change.key.clone(), mod_revision: main, ..KeyValue::default() };
                 Event { kind: EventKind::Delete, kv, prev_kv }
             }
         }
@@ -368,7 +367,9 @@ impl Model {
                 .values()
                 .filter(|kv| !compare.range.is_empty_range() && compare.range.contains(&kv.key))
                 .collect();
-            if kvs.is_empty() { holds(compare, None) } else {
+            if kvs.is_empty() {
+                holds(compare, None)
+            } else {
                 kvs.into_iter().all(|kv| holds(compare, Some(kv)))
             }
         })

@@ -3,7 +3,6 @@
 
 use super::model::Model;
 use super::*;
-use crate::types::NodeId;
 use crate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, Compare, CompareResult, CompareTarget, SortOrder,
     SortTarget,
@@ -17,6 +16,7 @@ enum Step {
     /// Compact at this many revisions before the newest.
     CompactBack(i64),
     CompactStep(usize),
+    Checkpoint,
     Reopen,
 }
 
@@ -174,6 +174,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         30 => command().prop_map(Step::Command),
         3 => (-1..6_i64).prop_map(Step::CompactBack),
         4 => (1..8_usize).prop_map(Step::CompactStep),
+        1 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
     ];
     vec(step, 1..60)
@@ -185,7 +186,7 @@ fn command_of(step: &Step, newest: i64) -> Option<Command> {
         Step::CompactBack(back) => {
             Some(Command::Compact(CompactRequest { revision: newest - back, physical: false }))
         }
-        Step::CompactStep(_) | Step::Reopen => None,
+        Step::CompactStep(_) | Step::Checkpoint | Step::Reopen => None,
     }
 }
 
@@ -246,7 +247,7 @@ fn check_reads(kit: &Kit, model: &Model, requests: &[RangeRequest]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_like_the_model(steps in steps(), requests in vec(range_strategy(), 12)) {
@@ -255,6 +256,7 @@ proptest! {
         for (n, step) in steps.iter().enumerate() {
             match step {
                 Step::CompactStep(budget) => drop(kit.keyspace.compact_step(*budget).unwrap()),
+                Step::Checkpoint => kit.checkpoint(),
                 Step::Reopen => kit.reopen(),
                 Step::Command(_) | Step::CompactBack(_) => {}
             }
@@ -282,6 +284,7 @@ proptest! {
         for step in &steps {
             match step {
                 Step::CompactStep(budget) => drop(busy.keyspace.compact_step(*budget).unwrap()),
+                Step::Checkpoint => busy.checkpoint(),
                 Step::Reopen => busy.reopen(),
                 Step::Command(_) | Step::CompactBack(_) => {}
             }
