@@ -16,9 +16,7 @@ use super::turn::{
 };
 use crate::raft::{Config, Effect, Effects, Input, Replica};
 use crate::types::message::SnapshotMeta;
-use crate::types::{
-    ConfChange, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term,
-};
+use crate::types::{ConfChange, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term};
 use crate::wal::{Batch, Record};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -281,7 +279,8 @@ impl Host {
         for (&group, slot) in &mut self.slots {
             let ready = slot.waiting.partition_point(|entry| entry.index <= slot.durable);
             if ready > 0 {
-                turn.applies.push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
+                turn.applies
+                    .push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
             }
         }
         self.counters.messages_out += turn.messages.len() as u64;

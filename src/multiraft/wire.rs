@@ -20,14 +20,33 @@ pub enum NodeMessage {
     SnapshotFetch(SnapshotFetch),
     SnapshotChunk(SnapshotChunk),
     /// The sender does not have (any more) what was asked for.
-    SnapshotGone { group: GroupId, id: u64, meta_index: LogIndex },
+    SnapshotGone {
+        group: GroupId,
+        id: u64,
+        meta_index: LogIndex,
+    },
     /// A follower passes a client's keepalive or TTL question on to the leader.
-    LeaseAsk { group: GroupId, id: RequestId, lease: LeaseId, renew: bool },
-    LeaseTold { group: GroupId, id: RequestId, outcome: LeaseOutcome },
+    LeaseAsk {
+        group: GroupId,
+        id: RequestId,
+        lease: LeaseId,
+        renew: bool,
+    },
+    LeaseTold {
+        group: GroupId,
+        id: RequestId,
+        outcome: LeaseOutcome,
+    },
     /// A follower passes a membership change on to the leader (encoded by `node::membership`).
-    MembershipAsk { id: RequestId, change: Bytes },
+    MembershipAsk {
+        id: RequestId,
+        change: Bytes,
+    },
     /// The leader's checks refused it; a change that passed them is answered by its entry.
-    MembershipRefused { id: RequestId, error: ApiError },
+    MembershipRefused {
+        id: RequestId,
+        error: ApiError,
+    },
 }
 
 /// `cursor` is the item after which to go on, `None` from the beginning; `id` is 0 in the first
@@ -71,7 +90,10 @@ impl SnapshotItem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseOutcome {
     /// Seconds; granted 0 when there is no such lease.
-    Known { granted_seconds: i64, remaining_seconds: i64 },
+    Known {
+        granted_seconds: i64,
+        remaining_seconds: i64,
+    },
     NotLeader,
     /// The receiver could not confirm that it leads.
     Unconfirmed,

@@ -109,19 +109,42 @@ pub enum Founding {
 pub enum BootError {
     Storage(StorageError),
     /// Nothing is there, and nothing may be founded.
-    NoData { path: PathBuf },
+    NoData {
+        path: PathBuf,
+    },
     /// The directory belongs to another cluster.
-    OtherCluster { path: PathBuf, expected: ClusterId, found: ClusterId },
+    OtherCluster {
+        path: PathBuf,
+        expected: ClusterId,
+        found: ClusterId,
+    },
     /// The directory belongs to another member.
-    OtherMember { path: PathBuf, expected: NodeId, found: NodeId },
+    OtherMember {
+        path: PathBuf,
+        expected: NodeId,
+        found: NodeId,
+    },
     /// The log and the store are not of one data directory.
-    Mixed { store: Incarnation, wal: Incarnation },
+    Mixed {
+        store: Incarnation,
+        wal: Incarnation,
+    },
     /// Between what the store holds and where the log begins, entries are missing.
-    Gap { group: GroupId, applied: LogIndex, log_start: LogIndex },
+    Gap {
+        group: GroupId,
+        applied: LogIndex,
+        log_start: LogIndex,
+    },
     /// The log ends before, or disagrees with, what the store has applied.
-    LogLost { group: GroupId, applied: LogIndex, log_last: LogIndex },
+    LogLost {
+        group: GroupId,
+        applied: LogIndex,
+        log_last: LogIndex,
+    },
     /// The store knows a group and the log does not.
-    GroupMissing { group: GroupId },
+    GroupMissing {
+        group: GroupId,
+    },
 }
 
 impl From<StorageError> for BootError {
@@ -142,11 +165,9 @@ impl fmt::Display for BootError {
                 "{} belongs to cluster {found}, this member to {expected}",
                 path.display()
             ),
-            BootError::OtherMember { path, expected, found } => write!(
-                f,
-                "{} belongs to member {found}, this member is {expected}",
-                path.display()
-            ),
+            BootError::OtherMember { path, expected, found } => {
+                write!(f, "{} belongs to member {found}, this member is {expected}", path.display())
+            }
             BootError::Mixed { store, wal } => write!(
                 f,
                 "the store (incarnation {store}) and the log (incarnation {wal}) come from \
@@ -311,8 +332,7 @@ fn recover(
         return Err(BootError::Mixed { store: ours.incarnation, wal: theirs.incarnation });
     }
     config.core.incarnation = ours.incarnation;
-    let applier =
-        Applier::open(store.clone(), path, config.core.origin, config.checkpoint)?;
+    let applier = Applier::open(store.clone(), path, config.core.origin, config.checkpoint)?;
     let groups: Vec<GroupId> = applier.groups().collect();
     // A crash in the middle of the first checkpoint leaves no group; founding is then repeated
     // because there is no log. Here there is one.

@@ -9,10 +9,10 @@
 //! cancelled.
 
 use super::action::{Action, Answer, Output, Refusal, StopReason, Token};
+use super::changes::WaitingConf;
 use super::fetch::Fetch;
 use super::lessor::{Lessor, SCAN_MS};
 use super::reads::Reads;
-use super::changes::WaitingConf;
 use super::requests::Request;
 use crate::codec::raft::encode_conf_change;
 use crate::multiraft::apply::{AppliedBatch, Pressure};
@@ -67,7 +67,12 @@ pub struct CoreConfig {
 
 impl CoreConfig {
     /// etcd's defaults.
-    pub fn new(cluster: ClusterId, node: NodeId, incarnation: Incarnation, origin: u64) -> CoreConfig {
+    pub fn new(
+        cluster: ClusterId,
+        node: NodeId,
+        incarnation: Incarnation,
+        origin: u64,
+    ) -> CoreConfig {
         CoreConfig {
             cluster,
             node,
@@ -578,8 +583,8 @@ impl Core {
         let group = self.group_mut(soft.group);
         let before = std::mem::replace(&mut group.soft, soft);
         let leader_changed = before.leader != soft.leader;
-        let began_to_lead = soft.role == Role::Leader
-            && (before.role != Role::Leader || before.term != soft.term);
+        let began_to_lead =
+            soft.role == Role::Leader && (before.role != Role::Leader || before.term != soft.term);
         if began_to_lead {
             group.lessor.promote(now, grace);
         } else if soft.role != Role::Leader && before.role == Role::Leader {

@@ -108,9 +108,8 @@ impl Member {
             Step::Done(done) => {
                 let outcome = self.applier.finish_checkpoint(&done)?;
                 let durable = outcome.durable.into_iter();
-                let mut actions: Vec<Action> = durable
-                    .map(|(group, meta)| Action::SnapshotDurable { group, meta })
-                    .collect();
+                let mut actions: Vec<Action> =
+                    durable.map(|(group, meta)| Action::SnapshotDurable { group, meta }).collect();
                 actions.push(Action::CheckpointDone {
                     held: outcome.held,
                     pressure: outcome.pressure,

@@ -44,7 +44,7 @@ mod tests;
 pub use action::{Action, Answer, Output, Refusal, StopReason, Token};
 pub use boot::{BootConfig, BootError, Founding, boot};
 pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
-pub use member::Member;
 pub use handle::NodeHandle;
+pub use member::Member;
 pub use membership::MembershipChange;
 pub use watching::WatchStream;

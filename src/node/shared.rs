@@ -119,7 +119,8 @@ impl Waiters {
     /// Ends every wait: the member stops.
     pub fn fail_all(&self, error: &ApiError) {
         for shard in &self.shards {
-            let senders: Vec<AnswerSender> = lock(shard).drain().map(|(_, sender)| sender).collect();
+            let senders: Vec<AnswerSender> =
+                lock(shard).drain().map(|(_, sender)| sender).collect();
             self.count.fetch_sub(senders.len() as u64, Ordering::Relaxed);
             for sender in senders {
                 let _ = sender.send(Err(error.clone()));

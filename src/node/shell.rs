@@ -24,11 +24,11 @@ use super::action::{Action, Answer, Output, StopReason, Token};
 use super::core::Core;
 use super::handle::NodeHandle;
 use super::mailbox::Mailbox;
-use super::shared::{Ended, GroupSlot, Shared, lock};
+use super::shared::{Ended, Shared, lock};
 use super::streams::Streams;
 use crate::btree::{CheckpointDone, CheckpointJob, Step};
 use crate::io::{TaskHandle, TaskKind, biased_select};
-use crate::multiraft::apply::{Applier, AppliedBatch, AppliedEntry, Outcome};
+use crate::multiraft::apply::{AppliedBatch, AppliedEntry, Applier, Outcome};
 use crate::multiraft::snapshots::{
     InstallOutcome, InstallReady, InstallStep, Installer, Pin, SnapshotServer,
 };
@@ -54,7 +54,10 @@ const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// What the applier task is asked.
 enum ApplierJob {
     Apply(ApplyJob),
-    Pin { group: GroupId, to: NodeId },
+    Pin {
+        group: GroupId,
+        to: NodeId,
+    },
     Install(Box<InstallReady>),
     CheckpointDone(Box<CheckpointDone>),
     /// Write everything into the store, then end.
@@ -152,7 +155,11 @@ pub fn start(
                 .run(),
             ),
         ),
-        shared.io.tasks.spawn("watch-upkeep", TaskKind::Shared, Box::pin(watch_upkeep(shared.clone()))),
+        shared.io.tasks.spawn(
+            "watch-upkeep",
+            TaskKind::Shared,
+            Box::pin(watch_upkeep(shared.clone())),
+        ),
     ];
     Running { handle: NodeHandle { shared }, tasks, streams }
 }
@@ -454,7 +461,8 @@ impl ApplierTask {
     }
 
     fn publish_view(&self, group: GroupId) {
-        if let (Some(slot), Some(view)) = (self.shared.groups.get(&group), self.applier.view(group)) {
+        if let (Some(slot), Some(view)) = (self.shared.groups.get(&group), self.applier.view(group))
+        {
             *lock(&slot.view) = view;
         }
     }
@@ -523,7 +531,9 @@ impl BackgroundTask {
             }
             BackgroundJob::Install(step) => match self.installer.step(step)? {
                 InstallOutcome::Nothing => {}
-                InstallOutcome::Taken(taken) => self.shared.core.send(Action::ChunkInstalled(taken)),
+                InstallOutcome::Taken(taken) => {
+                    self.shared.core.send(Action::ChunkInstalled(taken))
+                }
                 InstallOutcome::Ready(ready) => self.applier.send(ApplierJob::Install(ready)),
             },
             BackgroundJob::Stop => return Ok(true),

@@ -95,7 +95,8 @@ impl WatchStream {
     }
 
     fn with_room<T>(&self, act: impl FnOnce(&mut WatchRoom) -> T) -> T {
-        let slot = self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
+        let slot =
+            self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
         let mut room = lock(&slot.watches);
         let value = act(&mut room);
         room.wake();
@@ -121,7 +122,8 @@ impl WatchStream {
 
     /// Reads on for the group's lagging watchers at once, instead of waiting for the upkeep.
     fn catch_up(&self) {
-        let slot = self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
+        let slot =
+            self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
         let now_ms = self.shared.io.clock.now().0 / 1_000_000;
         for _ in 0..CATCH_UP_PASSES {
             let view = slot.view();
