@@ -292,3 +292,45 @@ fn a_full_disk_is_an_error_that_says_so() {
         store.begin_checkpoint(vec![(GROUP, KIND, view)], BTreeMap::new()).run().unwrap_err();
     assert!(error.is_no_space(), "{error}");
 }
+
+/// Whenever the newest meta may be lost, the checkpoint before it must still be there whole.
+#[test]
+fn the_older_checkpoint_stays_whole_while_the_next_is_written() {
+    let disk = MemDisk::new(6);
+    let mut store = create(&disk, Shape::TINY);
+    let mut tree = store.tree(GROUP, KIND);
+    let mut model = Model::new();
+    let mut states = vec![Model::new(), Model::new()];
+    for round in 0..9u64 {
+        change(&mut tree, &mut model, round);
+        let view = tree.view();
+        let mut job = store.begin_checkpoint(vec![(GROUP, KIND, view)], metas(round));
+        for turn in 0.. {
+            let step = job.step().unwrap();
+            let newest = store.checkpoint();
+            let forked = disk.fork_crashed(CrashPlan { mode: CrashMode::All, torn: false });
+            let page = newest % 2 * PAGE_BYTES as u64;
+            forked.corrupt(PATH, page + 20, |bytes| bytes[0] ^= 1, 1);
+            let older = open(&forked, Shape::TINY);
+            // The job's own meta may have reached the disk already: then that one is the newest.
+            let at = older.checkpoint();
+            let expected = if at > newest { &model } else { &states[at as usize] };
+            assert_eq!(contents(&older.tree(GROUP, KIND).view()), *expected);
+            if turn % 8 == 0 {
+                assert_clean(&older);
+            }
+            if let super::super::Step::Done(done) = step {
+                tree.adopt(&done);
+                break;
+            }
+        }
+        drop(job);
+        states.push(model.clone());
+        if round % 3 == 2 {
+            drop(tree);
+            drop(store);
+            store = open(&disk, Shape::TINY);
+            tree = store.tree(GROUP, KIND);
+        }
+    }
+}
