@@ -8,6 +8,7 @@ pub mod config;
 pub mod ctl;
 pub mod flags;
 pub mod logging;
+pub mod serve;
 pub mod utl;
 
 use std::ffi::OsString;

@@ -24,17 +24,18 @@ use super::action::{Action, Answer, Output, StopReason, Token};
 use super::core::Core;
 use super::handle::NodeHandle;
 use super::mailbox::Mailbox;
+use super::member::Member;
 use super::shared::{Ended, Shared, lock};
 use super::streams::Streams;
 use crate::btree::{CheckpointDone, CheckpointJob, Step};
-use crate::io::{TaskHandle, TaskKind, biased_select};
+use crate::io::{DiskLock, Mono, TaskHandle, TaskKind, biased_select};
 use crate::multiraft::apply::{AppliedBatch, AppliedEntry, Applier, Outcome};
 use crate::multiraft::snapshots::{
     InstallOutcome, InstallReady, InstallStep, Installer, Pin, SnapshotServer,
 };
 use crate::multiraft::turn::ApplyJob;
 use crate::multiraft::wire::SnapshotFetch;
-use crate::types::{GroupId, NodeId, StorageError, limits};
+use crate::types::{GroupId, NodeId, StorageError};
 use crate::wal::Wal;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ use std::time::Duration;
 /// A member that has been idle for so long writes what it has into the store, so that a restart
 /// has little to replay and a copy of the store is a backup.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(1);
+/// The least time between two checkpoints that only the number of entries asks for.
+const CHECKPOINT_GAP: Duration = Duration::from_secs(1);
 /// Entries of old revisions that one background step removes between two apply jobs.
 const COMPACT_STEP_ENTRIES: usize = 512;
 /// How often watchers are looked at that need no event: progress, catching up.
@@ -78,6 +81,8 @@ pub struct Running {
     pub handle: NodeHandle,
     tasks: Vec<TaskHandle>,
     streams: Arc<Streams>,
+    /// The data directory is this process's until every task has ended.
+    _lock: Box<dyn DiskLock>,
 }
 
 impl Running {
@@ -96,72 +101,52 @@ impl Running {
     }
 }
 
-/// Starts the tasks around a member that `boot` has opened.
+/// Starts the tasks around a member that `boot` has opened. A checkpoint is also due every
+/// `checkpoint_entries` (etcd's `--snapshot-count`), though not more often than every second.
 pub fn start(
     shared: Arc<Shared>,
-    core: Core,
-    wal: Wal,
-    applier: Applier,
+    member: Member,
     streams: Arc<Streams>,
+    checkpoint_entries: u64,
 ) -> Running {
+    let Member { core, applier, wal, store: _, snapshots, installer, lock } = member;
     let applier_jobs = Arc::new(Mailbox::default());
     let background_jobs = Arc::new(Mailbox::default());
-    let store = applier.store().clone();
+    let core_task = CoreTask {
+        shared: shared.clone(),
+        core,
+        wal,
+        streams: streams.clone(),
+        applier: applier_jobs.clone(),
+        background: background_jobs.clone(),
+    };
+    let applier_task = ApplierTask {
+        shared: shared.clone(),
+        applier,
+        jobs: applier_jobs.clone(),
+        background: background_jobs.clone(),
+        checkpoint_entries,
+        checkpoint_began: None,
+        stopping: false,
+    };
+    let background_task = BackgroundTask {
+        shared: shared.clone(),
+        server: snapshots,
+        installer,
+        streams: streams.clone(),
+        jobs: background_jobs,
+        applier: applier_jobs,
+        waiting: VecDeque::new(),
+        checkpoint: None,
+    };
+    let tasks = &shared.io.tasks;
     let tasks = vec![
-        shared.io.tasks.spawn(
-            "core",
-            TaskKind::Dedicated,
-            Box::pin(
-                CoreTask {
-                    shared: shared.clone(),
-                    core,
-                    wal,
-                    streams: streams.clone(),
-                    applier: applier_jobs.clone(),
-                    background: background_jobs.clone(),
-                }
-                .run(),
-            ),
-        ),
-        shared.io.tasks.spawn(
-            "applier",
-            TaskKind::Dedicated,
-            Box::pin(
-                ApplierTask {
-                    shared: shared.clone(),
-                    applier,
-                    jobs: applier_jobs.clone(),
-                    background: background_jobs.clone(),
-                    checkpoint_began: None,
-                    stopping: false,
-                }
-                .run(),
-            ),
-        ),
-        shared.io.tasks.spawn(
-            "background",
-            TaskKind::Dedicated,
-            Box::pin(
-                BackgroundTask {
-                    shared: shared.clone(),
-                    server: SnapshotServer::new(limits::SNAPSHOT_CHUNK_BYTES),
-                    installer: Installer::new(store),
-                    streams: streams.clone(),
-                    jobs: background_jobs,
-                    applier: applier_jobs,
-                    waiting: VecDeque::new(),
-                    checkpoint: None,
-                }
-                .run(),
-            ),
-        ),
-        shared.io.tasks.spawn(
-            "watch-upkeep",
-            TaskKind::Shared,
-            Box::pin(watch_upkeep(shared.clone())),
-        ),
+        tasks.spawn("core", TaskKind::Dedicated, Box::pin(core_task.run())),
+        tasks.spawn("applier", TaskKind::Dedicated, Box::pin(applier_task.run())),
+        tasks.spawn("background", TaskKind::Dedicated, Box::pin(background_task.run())),
+        tasks.spawn("watch-upkeep", TaskKind::Shared, Box::pin(watch_upkeep(shared.clone()))),
     ];
-    Running { handle: NodeHandle { shared }, tasks, streams }
+    Running { handle: NodeHandle { shared }, tasks, streams, _lock: lock }
 }
 
 struct CoreTask {
@@ -318,7 +303,8 @@ struct ApplierTask {
     applier: Applier,
     jobs: Arc<Mailbox<ApplierJob>>,
     background: Arc<Mailbox<BackgroundJob>>,
-    checkpoint_began: Option<crate::io::Mono>,
+    checkpoint_entries: u64,
+    checkpoint_began: Option<Mono>,
     stopping: bool,
 }
 
@@ -357,6 +343,10 @@ impl ApplierTask {
                 if !answered.is_empty() {
                     self.shared.core.send(Action::Compacted { group, answered });
                 }
+            }
+            let since = self.checkpoint_began.map_or(CHECKPOINT_GAP, |at| clock.now() - at);
+            if self.applier.unsaved_entries() >= self.checkpoint_entries && since >= CHECKPOINT_GAP {
+                self.applier.request_checkpoint();
             }
             if self.applier.is_checkpoint_due() {
                 self.checkpoint_began = Some(clock.now());
@@ -409,7 +399,7 @@ impl ApplierTask {
             }
             ApplierJob::CheckpointDone(done) => {
                 let outcome = self.applier.finish_checkpoint(&done)?;
-                if let Some(began) = self.checkpoint_began.take() {
+                if let Some(began) = self.checkpoint_began {
                     let took = self.shared.io.clock.now() - began;
                     self.shared.metrics.backend_commit.observe(took);
                 }
