@@ -60,6 +60,32 @@ pub fn row(error: &ApiError) -> (Code, &'static str) {
             (Code::FailedPrecondition, "etcdserver: bad leader transferee")
         }
         ApiError::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
+        ApiError::MemberIdExists => {
+            (Code::FailedPrecondition, "etcdserver: member ID already exist")
+        }
+        ApiError::PeerUrlExists => {
+            (Code::FailedPrecondition, "etcdserver: Peer URLs already exists")
+        }
+        ApiError::BadMemberUrls => {
+            (Code::InvalidArgument, "etcdserver: given member URLs are invalid")
+        }
+        // Declared FailedPrecondition; on the wire it is Unknown.
+        ApiError::NotEnoughStarted => {
+            (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
+        }
+        ApiError::NotLearner => {
+            (Code::FailedPrecondition, "etcdserver: can only promote a learner member")
+        }
+        ApiError::LearnerNotReady => (
+            Code::FailedPrecondition,
+            "etcdserver: can only promote a learner member which is in sync with leader",
+        ),
+        ApiError::TooManyLearners => {
+            (Code::FailedPrecondition, "etcdserver: too many learner members in cluster")
+        }
+        ApiError::TimeoutLeaderTransfer => {
+            (Code::Unknown, "etcdserver: request timed out, leader transfer took too long")
+        }
     }
 }
 

@@ -247,7 +247,7 @@ fn check_reads(kit: &Kit, model: &Model, requests: &[RangeRequest]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_like_the_model(steps in steps(), requests in vec(range_strategy(), 12)) {

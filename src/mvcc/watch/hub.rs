@@ -395,12 +395,33 @@ impl Hub {
             let Some(refs) = refs_for(watcher, revision, &events, picked) else { continue };
             let bytes = refs_bytes(&refs, watcher.prev_kv);
             let stream = &self.streams[&watcher.stream];
-            if !stream.queue.is_empty() && stream.bytes + bytes > self.buffer_bytes_max {
+            let after = stream.bytes + bytes + MESSAGE_BYTES;
+            if !stream.queue.is_empty() && after > self.buffer_bytes_max {
                 self.fall_behind(key, revision);
             } else {
                 self.send_events(key, vec![refs], bytes);
             }
         }
+    }
+
+    /// The keyspace has jumped to `revision` without its events being published (a raft snapshot
+    /// was installed): everybody reads on from the feed, or learns that its place is compacted.
+    pub fn jump(&mut self, revision: i64) {
+        if revision <= self.revision {
+            return;
+        }
+        let from = self.revision + 1;
+        let mut behind: Vec<(WatcherKey, i64)> = self
+            .watchers
+            .iter()
+            .filter(|(_, watcher)| watcher.synced && watcher.next <= revision)
+            .map(|(key, watcher)| (*key, watcher.next.max(from)))
+            .collect();
+        behind.sort_unstable();
+        for (key, next) in behind {
+            self.fall_behind(key, next);
+        }
+        self.revision = revision;
     }
 
     /// The synced watchers of some events, each with the positions it watches, ordered.
