@@ -22,9 +22,9 @@ use super::rpcs::{self, Counters, RPCS};
 use super::server::Answer;
 use super::users::AuthService;
 use super::watch::WatchService;
-use crate::node::handle::NodeHandle;
-use crate::types::ApiError;
+use crate::node::NodeHandle;
 use crate::types::limits::GRPC_OVERHEAD_BYTES;
+use crate::types::{ApiError, GroupId};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::future::Future;
@@ -34,16 +34,6 @@ use std::task::{Context, Poll};
 use tonic::body::Body as TonicBody;
 use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
 use tonic::{Code, Status};
-
-/// What the API is set up with.
-#[derive(Clone, Copy, Debug)]
-pub struct ApiOptions {
-    /// etcd's `--max-request-bytes`: the bound on one request, and on one part of a fragmented
-    /// watch answer.
-    pub request_bytes_max: usize,
-    /// etcd's `--max-txn-ops`.
-    pub txn_ops_max: usize,
-}
 
 /// All services of one serving thread. Cloning counts a reference.
 #[derive(Clone)]
@@ -65,14 +55,9 @@ struct Services {
 }
 
 impl Front {
-    pub fn new(
-        node: NodeHandle,
-        options: ApiOptions,
-        counters: Arc<Counters>,
-        shards: Arc<[Arc<Counters>]>,
-    ) -> Front {
+    pub fn new(node: NodeHandle, counters: Arc<Counters>, shards: Arc<[Arc<Counters>]>) -> Front {
         // Received bytes are bounded so; what is sent is as large as it is.
-        let bytes = options.request_bytes_max + GRPC_OVERHEAD_BYTES;
+        let bytes = node.limits().request_bytes_max + GRPC_OVERHEAD_BYTES;
         macro_rules! server {
             ($server:ident, $service:expr) => {
                 $server::new($service)
@@ -83,7 +68,7 @@ impl Front {
         let watch = WatchService::new(node.clone(), bytes, counters.clone());
         let lease = LeaseService::new(node.clone(), counters.clone());
         Front(Arc::new(Services {
-            kv: server!(KvServer, KvService::new(node.clone(), options)),
+            kv: server!(KvServer, KvService::new(node.clone())),
             watch: server!(WatchServer, watch),
             lease: server!(LeaseServer, lease),
             cluster: server!(ClusterServer, ClusterService::new(node.clone())),
@@ -115,7 +100,7 @@ impl Services {
         {
             return Err(Status::invalid_argument("etcdserver: invalid client api version"));
         }
-        if needs_leader(headers) && !self.node.has_leader() {
+        if needs_leader(headers) && !self.node.has_leader(GroupId::ROOT) {
             return Err(errors::status(&ApiError::NoLeader));
         }
         Ok(rpc)

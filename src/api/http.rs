@@ -3,10 +3,10 @@
 use super::errors::row;
 use super::metrics::{self, Page};
 use super::rpcs::Counters;
-use crate::node::handle::NodeHandle;
+use crate::node::NodeHandle;
 use crate::types::command::{AlarmKind, RangeRequest};
 use crate::types::version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION};
-use crate::types::{ApiError, GroupId, KeyRange};
+use crate::types::{ApiError, GroupId, KeyRange, NodeId};
 use std::sync::Arc;
 use tonic::body::Body;
 use tonic::codegen::http::{Method, Response, Uri, header};
@@ -32,7 +32,7 @@ pub async fn answer(
         "/health" => health(&node, query).await,
         "/metrics" => {
             let mut page = Page::new();
-            metrics::node(&mut page, &node.metrics());
+            metrics::node(&mut page, &node);
             metrics::grpc(&mut page, &shards);
             metrics::process(&mut page);
             (200, "text/plain; version=0.0.4; charset=utf-8", page.finish())
@@ -78,7 +78,12 @@ async fn probe(node: &NodeHandle, serializable: bool) -> Result<(), ApiError> {
         count_only: true,
         ..RangeRequest::default()
     };
-    node.range(GroupId::ROOT, request).await.map(|_| ())
+    if !serializable {
+        node.read_barrier(GroupId::ROOT).await?;
+    }
+    let view = node.view(GroupId::ROOT).ok_or(ApiError::MemberNotFound)?;
+    view.range(&request).map_err(|error| node.read_failed(error))?;
+    Ok(())
 }
 
 fn alarm_name(kind: AlarmKind) -> &'static str {
@@ -88,17 +93,19 @@ fn alarm_name(kind: AlarmKind) -> &'static str {
     }
 }
 
+fn alarms(node: &NodeHandle) -> Vec<(NodeId, AlarmKind)> {
+    node.view(GroupId::ROOT).map(|view| view.alarms(None)).unwrap_or_default()
+}
+
 async fn health(node: &NodeHandle, query: Query<'_>) -> Answer {
     let serializable = query.values("serializable").any(|value| value == "true");
-    let now = node.status(GroupId::ROOT);
-    let alarm = now
-        .alarms
-        .iter()
-        .map(|(_, kind)| alarm_name(*kind))
+    let alarm = alarms(node)
+        .into_iter()
+        .map(|(_, kind)| alarm_name(kind))
         .find(|name| !query.values("exclude").any(|excluded| excluded == *name));
     let reason = if let Some(alarm) = alarm {
         format!("ALARM {alarm}")
-    } else if !serializable && now.leader.is_none() {
+    } else if !serializable && !node.has_leader(GroupId::ROOT) {
         "RAFT NO LEADER".to_string()
     } else if let Err(error) = probe(node, serializable).await {
         format!("RANGE ERROR:{}", row(&error).1)
@@ -153,8 +160,7 @@ async fn run_check(node: &NodeHandle, name: &str) -> Result<(), String> {
     };
     match name {
         "data_corruption" => {
-            let alarms = node.status(GroupId::ROOT).alarms;
-            match alarms.iter().any(|(_, kind)| *kind == AlarmKind::Corrupt) {
+            match alarms(node).iter().any(|(_, kind)| *kind == AlarmKind::Corrupt) {
                 true => Err("alarm activated: CORRUPT".to_string()),
                 false => Ok(()),
             }

@@ -2,12 +2,11 @@
 
 use super::convert;
 use super::errors::{not_yet, status};
-use super::front::ApiOptions;
-use super::header::header;
+use super::header::{fresh_view, header};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::kv_server::Kv;
 use crate::mvcc;
-use crate::node::handle::NodeHandle;
+use crate::node::NodeHandle;
 use crate::types::command::{Command, RequestOp, TxnRequest};
 use crate::types::reply::Reply;
 use crate::types::{ApiError, GroupId};
@@ -16,12 +15,11 @@ use tonic::{Request, Response, Status};
 
 pub struct KvService {
     node: NodeHandle,
-    options: ApiOptions,
 }
 
 impl KvService {
-    pub fn new(node: NodeHandle, options: ApiOptions) -> KvService {
-        KvService { node, options }
+    pub fn new(node: NodeHandle) -> KvService {
+        KvService { node }
     }
 
     /// A command through the log; the reply's kind is the command's.
@@ -29,6 +27,10 @@ impl KvService {
         let done =
             self.node.propose(GroupId::ROOT, command).await.map_err(|error| status(&error))?;
         Ok((header(&self.node, done.revision), done.reply))
+    }
+
+    fn failed(&self, error: mvcc::ReadError) -> Status {
+        status(&self.node.read_failed(error))
     }
 }
 
@@ -54,9 +56,9 @@ impl Kv for KvService {
         if self.node.is_learner() && !request.serializable {
             return Err(status(&ApiError::NotSupportedForLearner));
         }
-        let (revision, reply) =
-            self.node.range(GroupId::ROOT, request).await.map_err(|error| status(&error))?;
-        let header = header(&self.node, revision);
+        let view = fresh_view(&self.node, request.serializable).await?;
+        let reply = view.range(&request).map_err(|error| self.failed(error))?;
+        let header = header(&self.node, view.revision());
         Ok(Response::new(convert::range_reply_to_proto(Some(header), reply)))
     }
 
@@ -100,18 +102,14 @@ impl Kv for KvService {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        let ops_max = self.options.txn_ops_max;
+        let ops_max = self.node.limits().txn_ops_max;
         let txn = convert::txn_from_proto(request.into_inner(), ops_max)
             .and_then(|txn| mvcc::check_txn(&txn, ops_max).map(|()| txn))
             .map_err(|error| status(&error))?;
         let (header, reply) = if mvcc::is_read_only(&txn) {
-            let stale = may_be_stale(&txn);
-            let (revision, reply) = self
-                .node
-                .read_txn(GroupId::ROOT, txn, stale)
-                .await
-                .map_err(|error| status(&error))?;
-            (header(&self.node, revision), reply)
+            let view = fresh_view(&self.node, may_be_stale(&txn)).await?;
+            let reply = view.read_txn(&txn).map_err(|error| self.failed(error))?;
+            (header(&self.node, view.revision()), reply)
         } else {
             match self.propose(Command::Txn(txn)).await? {
                 (header, Reply::Txn(reply)) => (header, reply),

@@ -2,14 +2,14 @@
 
 use super::errors::status;
 use super::front::needs_leader;
-use super::header::header;
+use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::lease_server::Lease;
 use super::rpcs::{Counters, KEEP_ALIVE};
 use super::unfold::unfold;
-use crate::node::handle::NodeHandle;
+use crate::mvcc::ReadError;
+use crate::node::NodeHandle;
 use crate::types::command::Command;
-use crate::types::limits::LEASE_TTL_SECONDS_MAX;
 use crate::types::reply::Reply;
 use crate::types::{ApiError, GroupId, LeaseId};
 use std::sync::Arc;
@@ -34,14 +34,10 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let request = request.into_inner();
-        if request.ttl > LEASE_TTL_SECONDS_MAX {
-            return Err(status(&ApiError::LeaseTtlTooLarge));
-        }
-        let done = self
-            .node
-            .lease_grant(GroupId::ROOT, LeaseId(request.id), request.ttl)
-            .await
-            .map_err(|error| status(&error))?;
+        // The member raises a short TTL, refuses one too long, and chooses an id where it is 0.
+        let command = Command::LeaseGrant { id: LeaseId(request.id), ttl_seconds: request.ttl };
+        let done =
+            self.node.propose(GroupId::ROOT, command).await.map_err(|error| status(&error))?;
         let Reply::LeaseGrant { id, ttl_seconds } = done.reply else {
             unreachable!("a grant was answered with another command's reply: {:?}", done.reply)
         };
@@ -96,10 +92,10 @@ impl Lease for LeaseService {
             .await
             .map_err(|error| status(&error))?;
         Ok(Response::new(pb::LeaseTimeToLiveResponse {
-            header: Some(header(&self.node, self.node.revision(GroupId::ROOT))),
+            header: Some(header(&self.node, local_view(&self.node)?.revision())),
             id: request.id,
-            ttl: info.remaining_seconds,
-            granted_ttl: info.granted_seconds,
+            ttl: info.ttl,
+            granted_ttl: info.granted,
             keys: info.keys,
         }))
     }
@@ -108,11 +104,14 @@ impl Lease for LeaseService {
         &self,
         _: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let (revision, leases) =
-            self.node.leases(GroupId::ROOT).await.map_err(|error| status(&error))?;
+        // As etcd: what this member has applied.
+        let view = local_view(&self.node)?;
+        let leases = view
+            .leases()
+            .map_err(|error| status(&self.node.read_failed(ReadError::Storage(error))))?;
         Ok(Response::new(pb::LeaseLeasesResponse {
-            header: Some(header(&self.node, revision)),
-            leases: leases.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect(),
+            header: Some(header(&self.node, view.revision())),
+            leases: leases.into_iter().map(|info| pb::LeaseStatus { id: info.id.0 }).collect(),
         }))
     }
 }
@@ -149,11 +148,11 @@ impl KeepAlive {
     }
 
     async fn renew(&self, lease: LeaseId) -> Item {
-        if self.needs_leader && !self.node.has_leader() {
+        if self.needs_leader && !self.node.has_leader(GroupId::ROOT) {
             return Err(status(&ApiError::NoLeader));
         }
         // etcd fills the header in before it renews.
-        let header = Some(header(&self.node, self.node.revision(GroupId::ROOT)));
+        let header = Some(header(&self.node, local_view(&self.node)?.revision()));
         let ttl =
             self.node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
         Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })

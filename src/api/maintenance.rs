@@ -2,10 +2,11 @@
 
 use super::convert;
 use super::errors::{not_yet, status};
-use super::header::header;
+use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::maintenance_server::Maintenance;
-use crate::node::handle::NodeHandle;
+use crate::mvcc::HashKv;
+use crate::node::NodeHandle;
 use crate::types::command::{AlarmKind, Command};
 use crate::types::reply::Reply;
 use crate::types::version::{ETCD_VERSION, STORAGE_VERSION};
@@ -20,6 +21,14 @@ pub struct MaintenanceService {
 impl MaintenanceService {
     pub fn new(node: NodeHandle) -> MaintenanceService {
         MaintenanceService { node }
+    }
+
+    /// The newest revision here, and the hash over the history up to `revision`.
+    fn hash_at(&self, revision: i64) -> Result<(i64, HashKv), Status> {
+        let view = local_view(&self.node)?;
+        let hash = view.hash_kv(revision);
+        let hash = hash.map_err(|error| status(&self.node.read_failed(error)))?;
+        Ok((view.revision(), hash))
     }
 }
 
@@ -68,20 +77,21 @@ impl Maintenance for MaintenanceService {
         if now.leader.is_none() {
             errors.push("etcdserver: no leader".to_string());
         }
-        errors.extend(now.alarms.iter().map(alarm_text));
+        let view = local_view(&self.node)?;
+        errors.extend(view.alarms(None).iter().map(alarm_text));
         Ok(Response::new(pb::StatusResponse {
-            header: Some(header(&self.node, now.revision)),
+            header: Some(header(&self.node, view.revision())),
             version: ETCD_VERSION.to_string(),
             db_size: signed(now.db_bytes),
             leader: now.leader.0,
-            raft_index: now.commit.0,
-            raft_term: now.term.0,
-            raft_applied_index: now.applied.0,
+            raft_index: now.commit_index,
+            raft_term: now.raft_term,
+            raft_applied_index: now.applied_index,
             errors,
-            db_size_in_use: signed(now.db_in_use_bytes),
+            db_size_in_use: signed(now.db_bytes_in_use),
             is_learner: now.is_learner,
             storage_version: STORAGE_VERSION.to_string(),
-            db_size_quota: now.quota_bytes.map_or(0, signed),
+            db_size_quota: signed(now.quota_bytes),
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }))
     }
@@ -99,9 +109,9 @@ impl Maintenance for MaintenanceService {
         _: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
         // etcd hashes its file, which members may lay out differently. Ours covers the keys.
-        let hash = self.node.hash_kv(GroupId::ROOT, 0).await.map_err(|error| status(&error))?;
+        let (revision, hash) = self.hash_at(0)?;
         Ok(Response::new(pb::HashResponse {
-            header: Some(header(&self.node, hash.revision)),
+            header: Some(header(&self.node, revision)),
             hash: hash.hash,
         }))
     }
@@ -110,11 +120,9 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
-        let revision = request.into_inner().revision;
-        let hash =
-            self.node.hash_kv(GroupId::ROOT, revision).await.map_err(|error| status(&error))?;
+        let (revision, hash) = self.hash_at(request.into_inner().revision)?;
         Ok(Response::new(pb::HashKvResponse {
-            header: Some(header(&self.node, hash.revision)),
+            header: Some(header(&self.node, revision)),
             hash: hash.hash,
             compact_revision: hash.compact_revision,
             hash_revision: hash.hash_revision,

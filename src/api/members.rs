@@ -5,7 +5,7 @@ use super::errors::{not_yet, status};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::cluster_server::Cluster;
-use crate::node::handle::NodeHandle;
+use crate::node::NodeHandle;
 use crate::types::GroupId;
 use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};

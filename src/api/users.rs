@@ -1,11 +1,10 @@
 //! The Auth service: there are no users and roles yet, and it says so.
 
 use super::errors::not_yet;
-use super::header::header;
+use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::auth_server::Auth;
-use crate::node::handle::NodeHandle;
-use crate::types::GroupId;
+use crate::node::NodeHandle;
 use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};
 
@@ -28,7 +27,7 @@ macro_rules! refuse {
                 _: Request<pb::AuthStatusRequest>,
             ) -> Result<Response<pb::AuthStatusResponse>, Status> {
                 Ok(Response::new(pb::AuthStatusResponse {
-                    header: Some(header(&self.node, self.node.revision(GroupId::ROOT))),
+                    header: Some(header(&self.node, local_view(&self.node)?.revision())),
                     enabled: false,
                     // A store whose users never changed.
                     auth_revision: 1,

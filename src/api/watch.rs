@@ -5,7 +5,6 @@
 //! that are made once for all watchers of a thread.
 
 use super::errors::status;
-use super::front::needs_leader;
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::watch_request::RequestUnion;
@@ -14,7 +13,7 @@ use super::rpcs::{Counters, WATCH};
 use super::unfold::unfold;
 use super::wire::{Encodings, WatchFrame, split};
 use crate::mvcc::watch::{CreateRequest, Filters, Refusal, WatchOut};
-use crate::node::handle::{NodeHandle, WatchStream};
+use crate::node::{NodeHandle, WatchStream};
 use crate::types::{ApiError, GroupId, KeyRange};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,8 +43,7 @@ impl Watch for WatchService {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let needs_leader = needs_leader(request.metadata().as_ref());
-        let hub = self.node.watch(GroupId::ROOT, needs_leader).map_err(|error| status(&error))?;
+        let hub = self.node.open_watch(GroupId::ROOT).map_err(|error| status(&error))?;
         let session = Session {
             node: self.node.clone(),
             hub,
@@ -103,16 +101,16 @@ impl Session {
                     self.counters.received(WATCH);
                     self.ask(request);
                 }
-                // The client has closed its side: what it watches ends with it.
-                Step::Asked(Ok(None)) => return None,
+                // The client will ask for nothing more; what it watches goes on, as in etcd.
+                Step::Asked(Ok(None)) => self.requests = None,
                 Step::Asked(Err(status)) => {
                     self.is_over = true;
                     return Some((Err(status), self));
                 }
-                Step::Said(Ok(out)) => self.say(out),
-                Step::Said(Err(error)) => {
+                Step::Said(Some(out)) => self.say(out),
+                Step::Said(None) => {
                     self.is_over = true;
-                    return Some((Err(status(&error)), self));
+                    return Some((Err(status(&ApiError::Stopped)), self));
                 }
             }
         }
@@ -128,11 +126,13 @@ impl Session {
         }
     }
 
-    fn say(&mut self, out: WatchOut) {
+    fn say(&mut self, out: Vec<WatchOut>) {
         let part_bytes_max = self.part_bytes_max;
         let mut encodings = self.encodings.lock().unwrap_or_else(PoisonError::into_inner);
         let header = |revision| header(&self.node, revision);
-        messages(out, header, &mut encodings, part_bytes_max, &mut self.parts);
+        for out in out {
+            messages(out, header, &mut encodings, part_bytes_max, &mut self.parts);
+        }
     }
 }
 
@@ -186,7 +186,7 @@ fn messages(
 
 enum Step {
     Asked(Result<Option<pb::WatchRequest>, Status>),
-    Said(Result<WatchOut, ApiError>),
+    Said(Option<Vec<WatchOut>>),
 }
 
 fn create_from_proto(r: pb::WatchCreateRequest) -> CreateRequest {
