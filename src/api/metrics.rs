@@ -5,6 +5,11 @@
 //! rather than shown as zero, save where an alert would fire on the absence.
 
 use super::rpcs::{CODE_NAMES, Counters, RPCS, RpcCounts};
+use crate::node::NodeHandle;
+use crate::node::handle::MemberStatus;
+use crate::types::command::AlarmKind;
+use crate::types::version::{API_VERSION, ETCD_VERSION};
+use crate::types::{GroupId, NodeId};
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Type {
     Counter,
     Gauge,
-    Histogram,
 }
 
 /// A growing page of metrics.
@@ -35,7 +39,6 @@ impl Page {
         let kind = match kind {
             Type::Counter => "counter",
             Type::Gauge => "gauge",
-            Type::Histogram => "histogram",
         };
         writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}")
             .expect("a String takes all");
@@ -68,28 +71,139 @@ impl Page {
         self.family(name, kind, help);
         self.value(name, &[], value);
     }
+}
 
-    /// A histogram. `buckets` are (upper bound in the metric's unit, observations in that bucket
-    /// alone); `beyond` are those above the last bound.
-    pub fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        buckets: &[(f64, u64)],
-        beyond: u64,
-        sum: f64,
-    ) {
-        self.family(name, Type::Histogram, help);
-        let bucket = format!("{name}_bucket");
-        let mut count = 0;
-        for (bound, observations) in buckets {
-            count += observations;
-            self.value(&bucket, &[("le", &bound.to_string())], count);
-        }
-        count += beyond;
-        self.value(&bucket, &[("le", "+Inf")], count);
-        self.value(&format!("{name}_sum"), &[], sum);
-        self.value(&format!("{name}_count"), &[], count);
+/// The member itself.
+pub fn node(page: &mut Page, node: &NodeHandle) {
+    let now = node.status(GroupId::ROOT);
+    let view = node.view(GroupId::ROOT);
+    member(page, &now, view.as_ref().map(|view| view.alarms(None)).unwrap_or_default());
+    if let Some(view) = view {
+        let mut gauge = |name: &str, help: &str, value: i64| {
+            page.one(name, Type::Gauge, help, value);
+        };
+        gauge(
+            "etcd_debugging_mvcc_current_revision",
+            "The current revision of store.",
+            view.revision(),
+        );
+        gauge(
+            "etcd_debugging_mvcc_compact_revision",
+            "The revision of the last compaction in store.",
+            view.compact_revision(),
+        );
+        let keys = i64::try_from(view.live_keys()).unwrap_or(i64::MAX);
+        gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
+    }
+    let watches = node.watch_counts(GroupId::ROOT);
+    for (name, help, value) in [
+        (
+            "etcd_debugging_mvcc_watch_stream_total",
+            "Total number of watch streams.",
+            watches.streams,
+        ),
+        ("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watches.watchers),
+        (
+            "etcd_debugging_mvcc_slow_watcher_total",
+            "Total number of unsynced slow watchers.",
+            watches.unsynced,
+        ),
+    ] {
+        page.one(name, Type::Gauge, help, value);
+    }
+    page.text.push_str(&node.metrics_text());
+}
+
+fn member(page: &mut Page, now: &MemberStatus, alarms: Vec<(NodeId, AlarmKind)>) {
+    let leads = now.leader == now.member_id;
+    let id = now.member_id.to_string();
+    for (name, kind, help, value) in [
+        (
+            "etcd_server_has_leader",
+            Type::Gauge,
+            "Whether or not a leader exists. 1 is existence, 0 is not.",
+            u64::from(!now.leader.is_none()),
+        ),
+        (
+            "etcd_server_is_leader",
+            Type::Gauge,
+            "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+            u64::from(leads),
+        ),
+        (
+            "etcd_server_is_learner",
+            Type::Gauge,
+            "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+            u64::from(now.is_learner),
+        ),
+        (
+            "etcd_server_leader_changes_seen_total",
+            Type::Counter,
+            "The number of leader changes seen.",
+            now.leader_changes,
+        ),
+        (
+            "etcd_server_proposals_committed_total",
+            Type::Gauge,
+            "The total number of consensus proposals committed.",
+            now.commit_index,
+        ),
+        (
+            "etcd_server_proposals_applied_total",
+            Type::Gauge,
+            "The total number of consensus proposals applied.",
+            now.applied_index,
+        ),
+        (
+            "etcd_server_proposals_pending",
+            Type::Gauge,
+            "The current number of pending proposals to commit.",
+            now.proposals_pending,
+        ),
+        (
+            "etcd_server_proposals_failed_total",
+            Type::Counter,
+            "The total number of failed proposals seen.",
+            now.proposals_failed,
+        ),
+        (
+            "etcd_mvcc_db_total_size_in_bytes",
+            Type::Gauge,
+            "Total size of the underlying database physically allocated in bytes.",
+            now.db_bytes,
+        ),
+        (
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            Type::Gauge,
+            "Total size of the underlying database logically in use in bytes.",
+            now.db_bytes_in_use,
+        ),
+        (
+            "etcd_server_quota_backend_bytes",
+            Type::Gauge,
+            "Current backend storage quota size in bytes.",
+            now.quota_bytes,
+        ),
+    ] {
+        page.one(name, kind, help, value);
+    }
+    for (name, label, value) in [
+        ("etcd_server_id", "server_id", id.as_str()),
+        ("etcd_server_version", "server_version", ETCD_VERSION),
+        ("etcd_cluster_version", "cluster_version", API_VERSION),
+    ] {
+        page.family(name, Type::Gauge, "Which one it is: 1 for the label's value.");
+        page.value(name, &[(label, value)], 1);
+    }
+    let name = "etcd_debugging_server_alarms";
+    page.family(name, Type::Gauge, "Alarms that are raised: 1 for each.");
+    for (member, kind) in alarms {
+        let kind = match kind {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        };
+        let member = member.to_string();
+        page.value(name, &[("alarm_type", kind), ("server_id", &member)], 1);
     }
 }
 
@@ -265,15 +379,10 @@ mod tests {
         page.one("a_total", Type::Gauge, "Oddly a gauge.", 7);
         page.family("b", Type::Counter, "Labelled.");
         page.value("b", &[("To", "x\"y\\z\n"), ("n", "1")], 0.5);
-        page.histogram("h_seconds", "Times.", &[(0.001, 2), (0.002, 0), (8.192, 1)], 1, 9.5);
         assert_eq!(
             page.finish(),
             "# HELP a_total Oddly a gauge.\n# TYPE a_total gauge\na_total 7\n\
-             # HELP b Labelled.\n# TYPE b counter\nb{To=\"x\\\"y\\\\z\\n\",n=\"1\"} 0.5\n\
-             # HELP h_seconds Times.\n# TYPE h_seconds histogram\n\
-             h_seconds_bucket{le=\"0.001\"} 2\nh_seconds_bucket{le=\"0.002\"} 2\n\
-             h_seconds_bucket{le=\"8.192\"} 3\nh_seconds_bucket{le=\"+Inf\"} 4\n\
-             h_seconds_sum 9.5\nh_seconds_count 4\n"
+             # HELP b Labelled.\n# TYPE b counter\nb{To=\"x\\\"y\\\\z\\n\",n=\"1\"} 0.5\n"
         );
     }
 

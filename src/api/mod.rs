@@ -14,9 +14,19 @@
 
 pub mod convert;
 pub mod errors;
+pub mod front;
+pub mod header;
+pub mod health;
+pub mod http;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod members;
 pub mod metrics;
 pub mod proto;
 pub mod rpcs;
 pub mod server;
 pub mod unfold;
+pub mod users;
+pub mod watch;
 pub mod wire;

@@ -32,7 +32,7 @@ use tonic::codegen::{Body, Service, StdError, http};
 /// What the server asks for each request. Cloned for each, so a clone must be cheap.
 pub trait Answer: Clone + Send + Sync + 'static {
     type Body: Body<Data = Bytes, Error: Into<StdError>> + Send + 'static;
-    type Future: Future<Output = http::Response<Self::Body>> + Send + 'static;
+    type Future: Future<Output = http::Response<Self::Body>> + Send + Unpin + 'static;
 
     fn answer<B>(&self, request: http::Request<B>) -> Self::Future
     where
@@ -340,17 +340,17 @@ where
         Poll::Ready(Ok(()))
     }
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        Infallibly(Box::pin(self.0.answer(request)))
+        Infallibly(self.0.answer(request))
     }
 }
 
-struct Infallibly<F>(Pin<Box<F>>);
+struct Infallibly<F>(F);
 
-impl<F: Future> Future for Infallibly<F> {
+impl<F: Future + Unpin> Future for Infallibly<F> {
     type Output = Result<F::Output, std::convert::Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
+        Pin::new(&mut self.0).poll(cx).map(Ok)
     }
 }
 

@@ -4,13 +4,16 @@
 //! watcher that wants it sends those same bytes behind a head of its own.
 
 use super::proto::etcdserverpb::ResponseHeader;
+use crate::mvcc::watch::{EventRefs, Picked};
 use crate::types::reply::{Event, EventKind, KeyValue};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::DecodeError;
 use prost::encoding::{
     DecodeContext, WireType, bool, encode_key, encode_varint, encoded_len_varint, int64, key_len,
     message, skip_field, string,
 };
+use prost::{DecodeError, Message};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 const EVENTS_TAG: u32 = 11;
 
@@ -29,7 +32,7 @@ pub struct WatchFrame {
     pub events: Vec<Bytes>,
 }
 
-impl prost::Message for WatchFrame {
+impl Message for WatchFrame {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         if let Some(header) = &self.header {
             message::encode(1, header, buf);
@@ -161,14 +164,127 @@ fn int_len(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + encoded_len_varint(value as u64) }
 }
 
+/// The wanted events of one revision, encoded one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct Encoded {
+    bytes: Bytes,
+    /// Where each event ends in `bytes`.
+    ends: Arc<[usize]>,
+}
+
+impl Encoded {
+    fn new<'a>(events: impl Iterator<Item = &'a Event>, with_prev: bool) -> Encoded {
+        let mut bytes = BytesMut::new();
+        let mut ends = Vec::new();
+        for event in events {
+            put_event(event, with_prev, &mut bytes);
+            ends.push(bytes.len());
+        }
+        Encoded { bytes: bytes.freeze(), ends: ends.into() }
+    }
+    fn events(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(self.ends.iter()).map(|(start, &end)| self.bytes.slice(start..end))
+    }
+    /// Some of the events, by position.
+    fn pick(&self, picked: &[u32]) -> Encoded {
+        let mut bytes = BytesMut::new();
+        let mut ends = Vec::with_capacity(picked.len());
+        for &at in picked {
+            let at = at as usize;
+            let start = if at == 0 { 0 } else { self.ends[at - 1] };
+            bytes.put_slice(&self.bytes[start..self.ends[at]]);
+            ends.push(bytes.len());
+        }
+        Encoded { bytes: bytes.freeze(), ends: ends.into() }
+    }
+}
+
+/// The revisions that a thread encoded last, so that the watchers it serves share the work.
+#[derive(Debug, Default)]
+pub struct Encodings {
+    /// Newest last. The events are held on to, so that their address names them.
+    recent: VecDeque<(Arc<[Event]>, bool, Encoded)>,
+    bytes: usize,
+}
+
+/// Encoded bytes that a thread keeps: many small revisions, or a few of the largest.
+const ENCODINGS_BYTES_MAX: usize = 4 << 20;
+/// Looking for one must cost less than encoding it anew.
+const ENCODINGS_MAX: usize = 32;
+
+impl Encodings {
+    /// A watcher's share of a revision.
+    pub fn of(&mut self, refs: &EventRefs, with_prev: bool) -> Encoded {
+        // Nobody else holds these events: what is kept would not be asked for again.
+        let is_shared = Arc::strong_count(&refs.events) > 1;
+        if !is_shared {
+            return Encoded::new(refs.iter(), with_prev);
+        }
+        let whole = self.whole(&refs.events, with_prev);
+        match &refs.picked {
+            Picked::All => whole,
+            Picked::Some(picked) => whole.pick(picked),
+        }
+    }
+
+    fn whole(&mut self, events: &Arc<[Event]>, with_prev: bool) -> Encoded {
+        let is_same = |kept: &&(Arc<[Event]>, bool, Encoded)| {
+            Arc::ptr_eq(&kept.0, events) && kept.1 == with_prev
+        };
+        if let Some(kept) = self.recent.iter().rev().find(is_same) {
+            return kept.2.clone();
+        }
+        let made = Encoded::new(events.iter(), with_prev);
+        self.bytes += made.bytes.len();
+        self.recent.push_back((Arc::clone(events), with_prev, made.clone()));
+        while self.bytes > ENCODINGS_BYTES_MAX || self.recent.len() > ENCODINGS_MAX {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.bytes -= oldest.2.bytes.len();
+        }
+        made
+    }
+}
+
+/// Puts `events` behind `head`, in as many messages as it takes to keep each within `bytes_max`.
+/// As in etcd, every message but the last is marked as a fragment, none is without an event, and
+/// a single event may exceed the bound.
+pub fn split(
+    head: WatchFrame,
+    events: &[Encoded],
+    bytes_max: usize,
+    out: &mut VecDeque<WatchFrame>,
+) {
+    let whole: usize = events.iter().map(|encoded| encoded.bytes.len()).sum();
+    // What the marking as a fragment takes.
+    let head_bytes = head.encoded_len() + 2;
+    if head_bytes + whole < bytes_max {
+        let events = events.iter().map(|encoded| encoded.bytes.clone()).collect();
+        out.push_back(WatchFrame { events, ..head });
+        return;
+    }
+    let mut part = WatchFrame { fragment: true, ..head.clone() };
+    let mut bytes = head_bytes;
+    for event in events.iter().flat_map(Encoded::events) {
+        if !part.events.is_empty() && bytes + event.len() >= bytes_max {
+            out.push_back(std::mem::replace(
+                &mut part,
+                WatchFrame { fragment: true, ..head.clone() },
+            ));
+            bytes = head_bytes;
+        }
+        bytes += event.len();
+        part.events.push(event);
+    }
+    out.push_back(WatchFrame { fragment: false, ..part });
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::convert;
     use super::super::proto::etcdserverpb::WatchResponse;
     use super::*;
     use crate::types::LeaseId;
-    use prost::Message as _;
-
     fn kv(key: &'static str, value: &'static str, revision: i64, lease: i64) -> KeyValue {
         KeyValue {
             key: Bytes::from_static(key.as_bytes()),
@@ -225,5 +341,82 @@ mod tests {
             assert_eq!(frame.encode_to_vec(), whole.encode_to_vec());
         }
         assert_eq!(WatchFrame::default().encode_to_vec(), Vec::<u8>::new());
+    }
+
+    fn put(key: &'static str, value_bytes: usize) -> Event {
+        let value = Bytes::from(vec![b'v'; value_bytes]);
+        Event {
+            kind: EventKind::Put,
+            kv: KeyValue { value, ..kv(key, "", 2, 0) },
+            prev_kv: Some(kv(key, "old", 1, 0)),
+        }
+    }
+
+    fn keys(frame: &WatchFrame) -> Vec<String> {
+        let whole = WatchResponse::decode(frame.encode_to_vec().as_slice()).expect("our own");
+        let key = |kv: super::super::proto::mvccpb::KeyValue| {
+            String::from_utf8(kv.key.to_vec()).expect("text")
+        };
+        whole.events.into_iter().filter_map(|event| event.kv.map(key)).collect()
+    }
+
+    #[test]
+    fn watchers_of_one_revision_share_its_bytes() {
+        let events: Arc<[Event]> = vec![put("a", 1), put("b", 1), put("c", 1)].into();
+        let all = EventRefs { revision: 2, events: events.clone(), picked: Picked::All };
+        let some = EventRefs { picked: Picked::Some(Box::new([0, 2])), ..all.clone() };
+        let mut encodings = Encodings::default();
+        let one = encodings.of(&all, false);
+        let two = encodings.of(&all, false);
+        assert_eq!(one.bytes.as_ptr(), two.bytes.as_ptr(), "encoded twice");
+        assert_eq!(encodings.recent.len(), 1);
+        let with_prev = encodings.of(&all, true);
+        assert!(with_prev.bytes.len() > one.bytes.len());
+        let mut out = VecDeque::new();
+        split(WatchFrame::default(), &[encodings.of(&some, false)], usize::MAX, &mut out);
+        assert_eq!(keys(&out[0]), ["a", "c"]);
+
+        // What nobody shares is not kept.
+        let alone =
+            EventRefs { revision: 3, events: vec![put("z", 1)].into(), picked: Picked::All };
+        encodings.of(&alone, false);
+        assert_eq!(encodings.recent.len(), 2);
+
+        for n in 0..100 {
+            let events: Arc<[Event]> = vec![put("k", 1 << 20)].into();
+            let _other = events.clone();
+            encodings.of(&EventRefs { revision: n, events, picked: Picked::All }, false);
+            assert!(encodings.bytes <= ENCODINGS_BYTES_MAX);
+        }
+        let held: usize = encodings.recent.iter().map(|e| e.2.bytes.len()).sum();
+        assert_eq!(encodings.bytes, held);
+    }
+
+    #[test]
+    fn large_answers_are_split_between_events() {
+        let events = [
+            vec![put("a", 400), put("b", 400)],
+            vec![put("c", 5000)],
+            vec![put("d", 1), put("e", 1)],
+        ];
+        let events: Vec<Encoded> = events.iter().map(|e| Encoded::new(e.iter(), false)).collect();
+        let head = WatchFrame {
+            header: Some(ResponseHeader { revision: 9, ..ResponseHeader::default() }),
+            watch_id: 3,
+            ..WatchFrame::default()
+        };
+        let mut out = VecDeque::new();
+        split(head.clone(), &events, 1000, &mut out);
+        let parts: Vec<_> = out.iter().map(|part| (keys(part).concat(), part.fragment)).collect();
+        let expected = [("ab", true), ("c", true), ("de", false)];
+        assert_eq!(parts, expected.map(|(keys, fragment)| (keys.to_string(), fragment)));
+        for part in &out {
+            assert_eq!((&part.header, part.watch_id), (&head.header, 3));
+            assert!(part.encoded_len() < 1000 || keys(part).len() == 1);
+        }
+        let mut whole = VecDeque::new();
+        split(head, &events, usize::MAX, &mut whole);
+        assert_eq!((whole.len(), whole[0].fragment), (1, false));
+        assert_eq!(keys(&whole[0]).concat(), "abcde");
     }
 }

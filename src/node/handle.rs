@@ -9,6 +9,7 @@
 use super::action::{Action, Answer, Token};
 use super::shared::{Ended, GroupSlot, Shared, lock};
 use super::watching::WatchStream;
+use crate::mvcc::watch::HubCounts;
 use crate::mvcc::{KeyspaceView, ReadError};
 use crate::types::limits::PENDING_PROPOSALS_MAX;
 use crate::types::reply::Reply;
@@ -235,6 +236,11 @@ impl NodeHandle {
             return Err(ApiError::Stopped);
         }
         WatchStream::open(self.shared.clone(), group).ok_or(ApiError::NoLeader)
+    }
+
+    /// How many watch the group here.
+    pub fn watch_counts(&self, group: GroupId) -> HubCounts {
+        self.slot(group).map(|slot| lock(&slot.watches).counts()).unwrap_or_default()
     }
 
     /// A positive random number, for ids that the member assigns.
