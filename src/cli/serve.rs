@@ -4,7 +4,7 @@
 //! directory; only then is anything written or answered.
 
 use super::config::{ClusterState, Config};
-use crate::api::front::{ApiOptions, Front};
+use crate::api::front::Front;
 use crate::api::rpcs::Counters;
 use crate::api::server::Server;
 use crate::btree::StoreOptions;
@@ -135,14 +135,9 @@ async fn serve_clients(
     io: &Io,
 ) -> Result<(), String> {
     let handle = running.handle.clone();
-    let options = ApiOptions {
-        request_bytes_max: config.request_bytes_max,
-        txn_ops_max: config.txn_ops_max,
-    };
-    let shards: Arc<[Arc<Counters>]> =
-        (0..config.client_threads.max(1)).map(|_| Arc::default()).collect();
+    let shards = Counters::shards(config.client_threads);
     let server = Server::start(listen, &shards, |counters| {
-        Front::new(handle.clone(), options, counters, shards.clone())
+        Front::new(handle.clone(), counters, shards.clone())
     })
     .map_err(|error| format!("{error}; choose another --listen-client-urls"))?;
     let mut terminate = signal(tokio::signal::unix::SignalKind::terminate())?;

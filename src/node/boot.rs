@@ -12,8 +12,10 @@
 //! checkpoint; then the log, with each group's start in its first batch. Only the log makes the
 //! directory count:
 //! - a crash before the store's file has its name leaves nothing of it;
-//! - a store without a log, or a log without its first batch, was never part of a cluster (nothing
-//!   was voted, nothing acknowledged): both are removed and founding starts again;
+//! - a store at its birth without a log, or with a log without its first batch, was never part of
+//!   a cluster (nothing was voted, nothing acknowledged): both are removed and founding starts
+//!   again. A store that has moved on and has no log is refused: the log was lost, or is on a
+//!   volume that is not mounted;
 //! - once the first batch is synced, the directory is whole.
 //!
 //! The incarnation is drawn by the caller for every attempt: a half-made directory that is thrown
@@ -141,6 +143,10 @@ pub enum BootError {
         applied: LogIndex,
         log_last: LogIndex,
     },
+    /// The store holds data and there is no log beside it.
+    LogMissing {
+        path: PathBuf,
+    },
     /// The store knows a group and the log does not.
     GroupMissing {
         group: GroupId,
@@ -183,6 +189,9 @@ impl fmt::Display for BootError {
                 "group {group}: the store has applied {applied}, the log ends at {log_last}: the \
                  log has lost entries; {REMEDY}"
             ),
+            BootError::LogMissing { path } => {
+                write!(f, "the store holds data, but there is no log in {}", path.display())
+            }
             BootError::GroupMissing { group } => {
                 write!(f, "group {group} is in the store and not in the log; {REMEDY}")
             }
@@ -257,6 +266,7 @@ fn found(
     let birth = if joins { (LogIndex::ZERO, Term::ZERO) } else { (BOOT_INDEX, BOOT_TERM) };
     let hard = if joins { HardState::default() } else { boot_hard_state() };
     if disk.exists(store_path)? {
+        check_at_birth(disk, config, store_path, wal_path)?;
         disk.unlink(store_path)?;
         disk.sync_dir(store_path.parent().expect("the store is in a directory"))?;
     }
@@ -279,6 +289,41 @@ fn found(
     wal.sync()?;
     drop(wal);
     Ok(Wal::open(disk.clone(), wal_path, config.wal)?)
+}
+
+/// Whether a store without a log is what a founding left half-made, and of this very member.
+fn check_at_birth(
+    disk: &Arc<dyn Disk>,
+    config: &BootConfig,
+    store_path: &Path,
+    wal_path: &Path,
+) -> Result<(), BootError> {
+    let store = Store::open(disk.clone(), store_path, config.store)?;
+    let identity = store.identity();
+    check_owner(config, store_path, identity.cluster, identity.node)?;
+    for bytes in store.group_metas().values() {
+        let meta = GroupMeta::decode(bytes, store_path)?;
+        if meta.installed != (meta.applied, meta.term) || meta.applied > BOOT_INDEX {
+            return Err(BootError::LogMissing { path: wal_path.to_path_buf() });
+        }
+    }
+    Ok(())
+}
+
+fn check_owner(
+    config: &BootConfig,
+    path: &Path,
+    cluster: ClusterId,
+    node: NodeId,
+) -> Result<(), BootError> {
+    let (path, core) = (path.to_path_buf(), &config.core);
+    if cluster != core.cluster {
+        return Err(BootError::OtherCluster { path, expected: core.cluster, found: cluster });
+    }
+    if node != core.node {
+        return Err(BootError::OtherMember { path, expected: core.node, found: node });
+    }
+    Ok(())
 }
 
 /// Removes what a founding left half-made, and founds again.
@@ -331,15 +376,8 @@ fn recover(
 ) -> Result<Member, BootError> {
     let (ours, theirs) = (store.identity(), *wal.identity());
     let path = config.store_path();
-    for (cluster, node) in [(ours.cluster, ours.node), (theirs.cluster, theirs.node)] {
-        if cluster != config.core.cluster {
-            let expected = config.core.cluster;
-            return Err(BootError::OtherCluster { path, expected, found: cluster });
-        }
-        if node != config.core.node {
-            return Err(BootError::OtherMember { path, expected: config.core.node, found: node });
-        }
-    }
+    check_owner(&config, &path, ours.cluster, ours.node)?;
+    check_owner(&config, &config.wal_path(), theirs.cluster, theirs.node)?;
     if ours.incarnation != theirs.incarnation {
         return Err(BootError::Mixed { store: ours.incarnation, wal: theirs.incarnation });
     }
