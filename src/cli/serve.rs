@@ -119,10 +119,12 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
     match ended {
         Ended::Asked => Ok(()),
         Ended::Removed => Err("this member has been removed from the cluster".to_string()),
-        Ended::IncarnationRefused => Err("this member's data directory is not the one the cluster \
+        Ended::IncarnationRefused => {
+            Err("this member's data directory is not the one the cluster \
              knows under its id: remove the member, add it again, and start it with an empty data \
              directory and --initial-cluster-state existing"
-            .to_string()),
+                .to_string())
+        }
         Ended::Storage(error) => Err(format!("stopped: {error}")),
     }
 }
@@ -171,9 +173,10 @@ fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::
 /// A member is ready once the cluster knows it and it knows a leader (etcd's rule).
 fn is_ready(handle: &crate::node::NodeHandle) -> bool {
     handle.has_leader(GroupId::ROOT)
-        && handle.members().iter().any(|member| {
-            member.id == handle.member_id() && member.incarnation.is_some()
-        })
+        && handle
+            .members()
+            .iter()
+            .any(|member| member.id == handle.member_id() && member.incarnation.is_some())
 }
 
 fn addresses(urls: &[Url]) -> Vec<String> {

@@ -345,7 +345,8 @@ impl ApplierTask {
                 }
             }
             let since = self.checkpoint_began.map_or(CHECKPOINT_GAP, |at| clock.now() - at);
-            if self.applier.unsaved_entries() >= self.checkpoint_entries && since >= CHECKPOINT_GAP {
+            if self.applier.unsaved_entries() >= self.checkpoint_entries && since >= CHECKPOINT_GAP
+            {
                 self.applier.request_checkpoint();
             }
             if self.applier.is_checkpoint_due() {
