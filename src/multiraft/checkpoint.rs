@@ -70,6 +70,11 @@ impl Applier {
             || (self.unsaved_entries > 0 && sizes.dirty_bytes >= sizes.cache_bytes / 2)
     }
 
+    /// Entries applied since the newest checkpoint began.
+    pub fn unsaved_entries(&self) -> u64 {
+        self.unsaved_entries
+    }
+
     pub fn is_checkpoint_running(&self) -> bool {
         self.running.is_some()
     }

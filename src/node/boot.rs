@@ -208,6 +208,18 @@ impl std::error::Error for BootError {
     }
 }
 
+/// Whose data directory this is; `None` when nothing was founded there, or not to the end.
+pub fn whose(disk: &Arc<dyn Disk>, data_dir: &Path) -> Result<Option<StoreIdentity>, BootError> {
+    let store_path = data_dir.join("member/snap/db");
+    if !disk.exists(&store_path)? || !Wal::exists(disk.as_ref(), &data_dir.join("member/wal"))? {
+        return Ok(None);
+    }
+    // Held for the look: another process may be writing the pages that are read.
+    let _lock = disk.lock(&data_dir.join("member/lock"))?;
+    let store = Store::open(disk.clone(), &store_path, StoreOptions::default())?;
+    Ok(Some(store.identity()))
+}
+
 /// Recovers the member in the data directory, or founds it.
 pub fn boot(disk: Arc<dyn Disk>, config: BootConfig) -> Result<Member, BootError> {
     let store_path = config.store_path();

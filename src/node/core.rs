@@ -385,6 +385,24 @@ impl Core {
     pub fn applied_index(&self, group: GroupId) -> Option<LogIndex> {
         self.groups.get(&group).map(|group| group.applied)
     }
+    pub fn commit_index(&self, group: GroupId) -> Option<LogIndex> {
+        self.host.replica(group).map(|replica| replica.commit())
+    }
+    /// Whether this member is the group's only voter and leads it: then what it has made visible
+    /// is all that was ever acknowledged, and a read needs no round. It holds until a
+    /// configuration with a second voter is in force, which cannot be without this member.
+    pub fn reads_alone(&self, group: GroupId) -> bool {
+        let (Some(entry), Some(replica)) = (self.groups.get(&group), self.host.replica(group))
+        else {
+            return false;
+        };
+        entry.conf.voters == [self.config.node]
+            && !entry.conf.is_joint()
+            && replica.role() == Role::Leader
+            && replica.log_term(replica.commit()) == Some(replica.term())
+            // What was committed before this leadership may not be visible yet.
+            && replica.log_term(entry.applied) == Some(replica.term())
+    }
     pub fn is_learner(&self) -> bool {
         self.root.members.get(&self.config.node).is_some_and(|member| member.is_learner)
     }
