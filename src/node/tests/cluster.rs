@@ -21,7 +21,6 @@ use std::sync::Arc;
 pub const STEP_MS: u64 = 10;
 
 pub struct Node {
-    pub id: NodeId,
     pub disk: Arc<MemDisk>,
     pub member: Option<Member>,
     pub config: BootConfig,
@@ -85,7 +84,6 @@ impl Cluster {
         config.wal.segment_bytes = 256 << 10;
         (self.tune)(&mut config);
         let node = Node {
-            id,
             disk: Arc::new(MemDisk::new(seed)),
             member: None,
             config,
@@ -172,6 +170,13 @@ impl Cluster {
         while !done(self) {
             assert!(self.now_ms < end, "not within {ms} ms: {what}");
             self.run(STEP_MS);
+        }
+    }
+
+    /// Turns within one moment.
+    pub fn turns(&mut self, n: usize) {
+        for _ in 0..n {
+            self.turn();
         }
     }
 
