@@ -147,18 +147,18 @@ fn without_a_quorum_writes_fail_clearly_and_come_back_by_themselves() {
         assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
         assert!(refused.message().starts_with("etcdserver: "), "{refused:?}");
         println!("a put without a quorum: {:?} after {:?}", refused.message(), begun.elapsed());
-        let serializable = pb::RangeRequest {
-            key: "q/before".into(),
-            serializable: true,
-            ..Default::default()
-        };
+        let serializable =
+            pb::RangeRequest { key: "q/before".into(), serializable: true, ..Default::default() };
         let read = client.range(serializable).await.expect("a serializable read goes on");
         assert_eq!(read.kvs.first().map(|kv| kv.value.as_ref()), Some(b"1".as_slice()));
 
         cluster.members[1].start();
         let begun = Instant::now();
         while let Err(error) = client.put("q/after", "3").await {
-            assert!(begun.elapsed() < Duration::from_secs(20), "service does not resume: {error:?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "service does not resume: {error:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
