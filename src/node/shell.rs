@@ -110,6 +110,7 @@ pub fn start(
     checkpoint_entries: u64,
 ) -> Running {
     let Member { core, applier, wal, store: _, snapshots, installer, lock } = member;
+    shared.election_ms.store(core.config().election_ms(), Ordering::Relaxed);
     let applier_jobs = Arc::new(Mailbox::default());
     let background_jobs = Arc::new(Mailbox::default());
     let core_task = CoreTask {
