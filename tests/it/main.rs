@@ -7,4 +7,6 @@ mod etcdctl;
 mod failures;
 mod harness;
 mod layers;
+mod store_corpus;
 mod wal_corpus;
+mod wire;
