@@ -8,3 +8,4 @@ mod failures;
 mod harness;
 mod layers;
 mod wal_corpus;
+mod wire;
