@@ -2,7 +2,7 @@
 //! and the exact messages of a watch stream.
 
 use crate::client::Client;
-use crate::harness::{Cluster, http_get};
+use crate::harness::{Cluster, http_get, is_quorate};
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::etcdserverpb::lease_client::LeaseClient;
 use quorate::api::proto::etcdserverpb::watch_client::WatchClient;
@@ -54,7 +54,9 @@ fn pages_and_refusals() {
     let (status, text) = get("/version");
     assert_eq!(status, 200);
     let version: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(version["etcdcluster"], "3.6.0");
+    if is_quorate() {
+        assert_eq!(version["etcdcluster"], "3.6.0");
+    }
     assert_eq!(get("/health").1, "{\"health\":\"true\",\"reason\":\"\"}");
 
     run(async {
@@ -71,16 +73,24 @@ fn pages_and_refusals() {
         let now = health.check(asked).await.expect("health").into_inner();
         assert_eq!(now, HealthCheckResponse { status: 1 });
 
-        let mut lock =
-            quorate::api::proto::v3lockpb::lock_client::LockClient::new(channel(&address));
-        let none = lock.lock(quorate::api::proto::v3lockpb::LockRequest::default()).await;
-        let none = none.expect_err("no such service yet");
-        assert_eq!(
-            (none.code(), none.message()),
-            (Code::Unimplemented, "unknown service v3lockpb.Lock")
-        );
+        for (path, text) in [
+            ("/no.such.Service/Call", "unknown service no.such.Service"),
+            ("/etcdserverpb.KV/Call", "unknown method Call for service etcdserverpb.KV"),
+        ] {
+            let mut raw = tonic::client::Grpc::new(channel(&address));
+            raw.ready().await.expect("the server is there");
+            let codec = tonic_prost::ProstCodec::<pb::StatusRequest, pb::StatusResponse>::default();
+            let request = tonic::Request::new(pb::StatusRequest {});
+            let path = path.parse().expect("a path");
+            let refused = raw.unary(request, path, codec).await.expect_err("there is none");
+            assert_eq!((refused.code(), refused.message()), (Code::Unimplemented, text));
+        }
     });
 
+    if !is_quorate() {
+        // etcd sends its page in chunks, and does not count what gRPC refused before it.
+        return;
+    }
     let (_, metrics) = get("/metrics");
     let put = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} ";
     for line in [
@@ -112,11 +122,16 @@ struct Watching {
 }
 
 impl Watching {
-    async fn start(address: &str) -> Watching {
+    /// Opens a stream with a first watcher. (etcd opens its side with its first answer.)
+    async fn start(address: &str, create: pb::WatchCreateRequest) -> (Watching, pb::WatchResponse) {
         let (requests, sent) = mpsc::unbounded_channel();
+        let union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
+        requests.send(pb::WatchRequest { request_union: union }).expect("we hold the other end");
         let mut client = WatchClient::new(channel(address)).max_decoding_message_size(usize::MAX);
         let answers = client.watch(Sent(sent)).await.expect("a stream").into_inner();
-        Watching { requests, answers }
+        let mut watching = Watching { requests, answers };
+        let made = watching.next().await;
+        (watching, made)
     }
     fn ask(&self, union: pb::watch_request::RequestUnion) {
         let request = pb::WatchRequest { request_union: Some(union) };
@@ -142,12 +157,11 @@ fn a_watch_stream_message_by_message() {
     let address = cluster.members[0].client();
     run(async {
         let client = Client::new(&address);
-        let mut watching = Watching::start(&address).await;
         let on = |key: &str| pb::WatchCreateRequest {
             key: key.to_string().into(),
             ..Default::default()
         };
-        let made = watching.create(on("a")).await;
+        let (mut watching, made) = Watching::start(&address, on("a")).await;
         assert_eq!((made.created, made.watch_id, revision(&made)), (true, 0, 1));
         let again = watching.create(pb::WatchCreateRequest { watch_id: 5, ..on("b") }).await;
         assert_eq!((again.created, again.watch_id), (true, 5));
@@ -199,16 +213,15 @@ fn one_revision_in_fragments() {
     let address = cluster.members[0].client();
     run(async {
         let client = Client::new(&address);
-        let mut whole = Watching::start(&address).await;
         let all = pb::WatchCreateRequest {
             key: "f/".into(),
             range_end: "f0".into(),
             prev_kv: true,
             ..Default::default()
         };
-        whole.create(all.clone()).await;
-        let mut parts = Watching::start(&address).await;
-        parts.create(pb::WatchCreateRequest { fragment: true, ..all }).await;
+        let (mut whole, _) = Watching::start(&address, all.clone()).await;
+        let in_parts = pb::WatchCreateRequest { fragment: true, ..all };
+        let (mut parts, _) = Watching::start(&address, in_parts).await;
         // Values and previous values together exceed what one part may hold.
         for round in 0..2 {
             let puts = (0..100).map(|n| pb::RequestOp {
@@ -250,10 +263,10 @@ fn keepalives_are_answered_in_order() {
         let again = leases.lease_grant(grant).await.expect_err("taken");
         assert_eq!(again.message(), "etcdserver: lease already exists");
         let (requests, sent) = mpsc::unbounded_channel();
-        let mut answers = leases.lease_keep_alive(Sent(sent)).await.expect("a stream").into_inner();
         for id in [77, 78, 77] {
-            requests.send(pb::LeaseKeepAliveRequest { id }).expect("the stream is open");
+            requests.send(pb::LeaseKeepAliveRequest { id }).expect("we hold the other end");
         }
+        let mut answers = leases.lease_keep_alive(Sent(sent)).await.expect("a stream").into_inner();
         let mut seen = Vec::new();
         for _ in 0..3 {
             let answer = answers.message().await.expect("goes on").expect("goes on");
