@@ -2,6 +2,7 @@
 //! project's rules.
 
 mod bad_input;
+mod btree_threads;
 mod client;
 mod etcdctl;
 mod failures;
