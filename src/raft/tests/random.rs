@@ -19,6 +19,8 @@ struct Run {
     contexts: u64,
     /// Nodes that cannot hear or speak.
     cut: Vec<NodeId>,
+    /// Somebody always campaigns: many short leaderships.
+    restless: bool,
     /// Nodes that are stopped for good.
     gone: Vec<NodeId>,
 }
@@ -31,6 +33,7 @@ impl Run {
         let pre_vote = rng.chance(3, 4);
         let check_quorum = rng.chance(3, 4);
         let small = rng.chance(1, 2);
+        let restless = rng.chance(1, 3);
         let mut cluster = Cluster::default();
         for id in 1..=NODES {
             let mut config = Config::new(NodeId(id), GROUP, rng.next_u64(), encode_change);
@@ -55,7 +58,7 @@ impl Run {
                 cluster.node_mut(NodeId(id)).tail_max = 2;
             }
         }
-        Run { cluster, rng, proposals: 0, contexts: 0, cut: Vec::new(), gone: Vec::new() }
+        Run { cluster, rng, proposals: 0, contexts: 0, cut: Vec::new(), restless, gone: Vec::new() }
     }
 
     fn someone(&mut self) -> NodeId {
@@ -131,8 +134,12 @@ impl Run {
             }
             28 => self.cluster.step(id, Input::Campaign),
             29..=40 => {
-                self.contexts += 1;
-                self.cluster.step(id, Input::ReadIndex { context: self.contexts });
+                // Often at one that leads no more, and does not know.
+                let id = if self.rng.chance(1, 2) { self.someone_who_leads() } else { id };
+                if self.cluster.node(id).is_up() {
+                    self.contexts += 1;
+                    self.cluster.step(id, Input::ReadIndex { context: self.contexts });
+                }
             }
             41..=50 => self.change_membership(),
             _ => self.propose(),
@@ -181,6 +188,9 @@ impl Run {
         }
         if !self.cluster.node(id).is_up() {
             return;
+        }
+        if self.restless && self.rng.chance(1, 60) {
+            self.cluster.step(id, Input::Campaign);
         }
         match choice {
             40..=64 => {
