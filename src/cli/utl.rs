@@ -37,7 +37,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             "quorateutl version: {QUORATE_VERSION}\nAPI version: {API_VERSION}\n"
         )),
         Ok(Typed { command: Command::Verify { data_dir } }) => {
-            verify(Arc::new(OsDisk::default()), &data_dir)
+            verify(Arc::new(OsDisk), &data_dir)
                 .unwrap_or_else(|error| Exit::fail(1, format!("Error: {error}\n")))
         }
         Err(error) if !error.use_stderr() => Exit::print(error.to_string()),
