@@ -176,8 +176,8 @@ impl CoreTask {
         loop {
             if self.shared.core.is_empty() {
                 biased_select! {
-                    () = self.shared.core.filled() => {}
-                    () = clock.sleep_until(next_tick) => {}
+                    () = self.shared.core.filled() => {},
+                    () = clock.sleep_until(next_tick) => {},
                 }
             }
             let now = clock.now();
@@ -328,10 +328,10 @@ impl ApplierTask {
                     return Ok(());
                 }
                 biased_select! {
-                    () = self.jobs.filled() => {}
+                    () = self.jobs.filled() => {},
                     () = clock.sleep_until(clock.now() + IDLE_CHECKPOINT) => {
                         self.applier.request_checkpoint();
-                    }
+                    },
                 }
             }
             self.jobs.take(&mut inbox);
@@ -465,8 +465,8 @@ impl BackgroundTask {
         loop {
             if self.jobs.is_empty() && self.waiting.is_empty() && self.checkpoint.is_none() {
                 biased_select! {
-                    () = self.jobs.filled() => {}
-                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {}
+                    () = self.jobs.filled() => {},
+                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {},
                 }
             }
             self.server.tick(clock.now().0 / 1_000_000);
@@ -521,7 +521,7 @@ async fn watch_upkeep(shared: Arc<Shared>) {
     loop {
         biased_select! {
             () = shared.stopping() => return,
-            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {}
+            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {},
         }
         let now_ms = clock.now().0 / 1_000_000;
         for slot in shared.groups.values() {

@@ -304,6 +304,17 @@ impl Cluster {
         });
     }
 
+    /// Waits until `id` follows a leader that lives: what it forwards to a dead one is lost.
+    pub fn settle_at(&mut self, id: NodeId, groups: u64) {
+        self.run_until("a leader that lives", 20_000, |cluster| {
+            group_ids(groups).iter().all(|&group| {
+                let leader = cluster.member(id).core.soft(group).expect("known").leader;
+                cluster.nodes.get(&leader).is_some_and(|node| node.member.is_some())
+                    && cluster.leader(group) == Some(leader)
+            })
+        });
+    }
+
     pub fn token(&mut self) -> Token {
         self.next_token += 1;
         Token(self.next_token)

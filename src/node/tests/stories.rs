@@ -75,6 +75,7 @@ fn acknowledged_writes_survive_crashes_in_turn_and_of_all() {
         let down = ids[round % 3];
         cluster.crash(down);
         let up = ids[(round + 1) % 3];
+        cluster.settle_at(up, 4);
         for group in group_ids(4) {
             let tokens: Vec<_> =
                 (0..10).map(|n| cluster.put(up, group, &format!("r{round}-{n}"), "v")).collect();
@@ -114,6 +115,7 @@ fn a_lagging_follower_is_brought_up_by_snapshots_while_writes_go_on() {
     let token = cluster.put(ids[0], ROOT, "first", "v");
     cluster.wait(token).unwrap();
     cluster.crash(ids[2]);
+    cluster.settle_at(ids[0], 3);
     for n in 0..200 {
         let tokens: Vec<_> = group_ids(3)
             .into_iter()
@@ -152,6 +154,7 @@ fn a_crash_anywhere_in_an_install_recovers() {
         cluster.settle(1);
         let ids = cluster.ids();
         cluster.crash(ids[2]);
+        cluster.settle_at(ids[0], 1);
         let tokens: Vec<_> =
             (0..100).map(|n| cluster.put(ids[0], ROOT, &format!("k{n}"), "value")).collect();
         cluster.wait_all(&tokens);
