@@ -55,6 +55,12 @@ fn decode_root(bytes: &[u8]) -> Option<Root> {
     Some(stored(PageRef::decode(bytes), level, u64_at(bytes, 24), u64_at(bytes, 32)))
 }
 
+/// The root page and level that a catalogue entry refers to, if it is a tree's.
+pub(super) fn reference(key: &[u8], value: &[u8]) -> Option<(PageRef, u8)> {
+    let root = decode_root(value).filter(|_| key.first() == Some(&b'T'))?;
+    Some((root.page()?, root.level))
+}
+
 fn group_of(bytes: &[u8]) -> GroupId {
     GroupId(u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes")))
 }

@@ -231,6 +231,10 @@ impl Slotted {
         let (from, to) = self.value_range(i);
         &self.buf[from..to]
     }
+    /// Where in the buffer the value begins.
+    pub fn value_offset(&self, i: usize) -> usize {
+        self.value_range(i).0
+    }
     pub fn is_live(&self, i: usize) -> bool {
         self.slot(i) & LIVE != 0
     }

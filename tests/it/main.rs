@@ -8,10 +8,12 @@
 )]
 
 mod bad_input;
+mod btree_threads;
 mod client;
 mod etcdctl;
 mod failures;
 mod harness;
 mod layers;
+mod store_corpus;
 mod wal_corpus;
 mod wire;
