@@ -9,7 +9,14 @@
 //!
 //! It knows nothing of what is asked: an `Answer` does.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the listener is an edge: real sockets and threads are what it is for"
+)]
+
 use super::rpcs::{Counters, add};
+use crate::io::biased_select;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -225,14 +232,17 @@ impl<A: Answer> Serving<A> {
         let mut connections = JoinSet::new();
         let mut stopped = pin!(self.stop.wait());
         loop {
-            tokio::select! {
-                biased;
+            let arrived = biased_select! {
                 () = &mut stopped => return connections,
-                Some(_) = connections.join_next() => {}
-                Some(socket) = inbox.recv() => {
-                    connections.spawn(self.connection(socket, builder.clone()));
-                }
-            }
+                _ = connections.join_next(), if !connections.is_empty() => continue,
+                arrived = inbox.recv() => arrived,
+            };
+            let Some(socket) = arrived else {
+                // Nobody accepts any more.
+                stopped.await;
+                return connections;
+            };
+            connections.spawn(self.connection(socket, builder.clone()));
         }
     }
 
@@ -251,8 +261,7 @@ impl<A: Answer> Serving<A> {
             let _ = socket.set_nodelay(true);
             let io = TokioIo::new(Counted { socket, counters });
             let mut connection = pin!(builder.serve_connection(io, service));
-            tokio::select! {
-                biased;
+            biased_select! {
                 // How a connection ends is the client's affair: it hears of it itself.
                 _ = connection.as_mut() => return,
                 () = stop.wait() => connection.as_mut().graceful_shutdown(),

@@ -36,10 +36,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Typed { command: Command::Version }) => Exit::print(format!(
             "quorateutl version: {QUORATE_VERSION}\nAPI version: {API_VERSION}\n"
         )),
-        Ok(Typed { command: Command::Verify { data_dir } }) => {
-            verify(Arc::new(OsDisk::default()), &data_dir)
-                .unwrap_or_else(|error| Exit::fail(1, format!("Error: {error}\n")))
-        }
+        Ok(Typed { command: Command::Verify { data_dir } }) => verify(Arc::new(OsDisk), &data_dir)
+            .unwrap_or_else(|error| Exit::fail(1, format!("Error: {error}\n"))),
         Err(error) if !error.use_stderr() => Exit::print(error.to_string()),
         Err(error) => Exit::fail(128, error.to_string()),
     }

@@ -278,7 +278,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "tokio::runtime",
             "std::net",
             "std::thread",
-            "select!",
         ],
     ),
     // The kernel's counters of this process: no simulated disk could answer for /proc.
