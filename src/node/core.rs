@@ -13,7 +13,7 @@ use super::changes::WaitingConf;
 use super::fetch::Fetch;
 use super::lessor::{Lessor, SCAN_MS};
 use super::reads::Reads;
-use super::requests::Request;
+use super::requests::{INSIDE_SEQ, Request};
 use crate::codec::raft::encode_conf_change;
 use crate::multiraft::apply::{AppliedBatch, Pressure};
 use crate::multiraft::host::{Host, HostCounters, TrimPolicy};
@@ -287,7 +287,7 @@ impl Core {
             tokens: Map::default(),
             deadlines: VecDeque::new(),
             parked_bytes: 0,
-            next_seq: 1,
+            next_seq: INSIDE_SEQ,
             next_context,
             prng,
             pressure,

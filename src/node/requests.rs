@@ -23,6 +23,10 @@ const READS_MAX: usize = 65_536;
 /// A NOSPACE alarm that has not shown up by then is raised again.
 const ALARM_RETRY_MS: u64 = 1_000;
 
+/// Numbers of the core's own requests begin here; a client's request has its token's number, so
+/// that whoever applies an entry knows whom to tell.
+pub(super) const INSIDE_SEQ: u64 = 1 << 63;
+
 /// A request that waits for its end.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -78,7 +82,7 @@ impl Core {
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(error));
         }
-        let id = RequestId { origin: self.config.origin, seq: self.next_seq };
+        let id = RequestId { origin: self.config.origin, seq: token.0 };
         let data = encode_proposal(&Proposal { id, command });
         if data.len() > self.config.request_bytes_max {
             self.counters.proposals_failed += 1;
@@ -175,11 +179,18 @@ impl Core {
         seq
     }
 
-    /// Registers a request under the next number.
+    /// Registers a request: a client's under its token, the core's own under the next number
+    /// of its range.
     pub(super) fn begin(&mut self, token: Option<Token>, group: GroupId, kind: RequestKind) -> u64 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = match token {
+            Some(token) => token.0,
+            None => {
+                self.next_seq += 1;
+                self.next_seq - 1
+            }
+        };
         if let Some(token) = token {
+            assert!(token.0 < INSIDE_SEQ, "token {token:?} is in the core's own range");
             let before = self.tokens.insert(token, seq);
             assert!(before.is_none(), "token {token:?} is already in use");
         }

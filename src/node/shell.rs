@@ -5,7 +5,7 @@
 //!  clients ─► core mailbox ─► core task: handle, end_turn ─► frames to peers
 //!                                │ WAL batch: write, fdatasync, here
 //!                                ▼ apply jobs
-//!                             applier task: apply, publish the view, feed watchers
+//!                             applier task: apply, publish the view, answer, feed watchers
 //!                                │ frozen trees            ▲ what is durable
 //!                                ▼                         │
 //!                             background task: checkpoint steps, snapshot chunks in and out
@@ -20,7 +20,7 @@
 //! hold. What is decided here is only *when* something runs, never *what* it does: that is in
 //! `core` and below, which the simulator drives without this file.
 
-use super::action::{Action, Output, StopReason};
+use super::action::{Action, Answer, Output, StopReason, Token};
 use super::core::Core;
 use super::handle::NodeHandle;
 use super::mailbox::Mailbox;
@@ -29,7 +29,7 @@ use super::shared::{Ended, Shared, lock};
 use super::streams::Streams;
 use crate::btree::{CheckpointDone, CheckpointJob, Step};
 use crate::io::{DiskLock, Mono, TaskHandle, TaskKind, biased_select};
-use crate::multiraft::apply::{AppliedBatch, Applier};
+use crate::multiraft::apply::{AppliedBatch, AppliedEntry, Applier, Outcome};
 use crate::multiraft::snapshots::{
     InstallOutcome, InstallReady, InstallStep, Installer, Pin, SnapshotServer,
 };
@@ -128,6 +128,7 @@ pub fn start(
         background: background_jobs.clone(),
         checkpoint_entries,
         checkpoint_began: None,
+        held: VecDeque::new(),
         stopping: false,
     };
     let background_task = BackgroundTask {
@@ -306,6 +307,8 @@ struct ApplierTask {
     background: Arc<Mailbox<BackgroundJob>>,
     checkpoint_entries: u64,
     checkpoint_began: Option<Mono>,
+    /// What changes the state, in order, while it has to wait.
+    held: VecDeque<ApplierJob>,
     stopping: bool,
 }
 
@@ -336,6 +339,16 @@ impl ApplierTask {
             }
             self.jobs.take(&mut inbox);
             for job in inbox.drain(..) {
+                match job {
+                    ApplierJob::Apply(_) | ApplierJob::Install(_) => self.held.push_back(job),
+                    other => self.job(other)?,
+                }
+            }
+            // While a checkpoint cannot keep up, nothing more is applied: raft then hands out no
+            // more, and a leader refuses writes. Nothing grows.
+            while !self.applier.is_overfull()
+                && let Some(job) = self.held.pop_front()
+            {
                 self.job(job)?;
             }
             if let Some(group) = compacting {
@@ -422,14 +435,34 @@ impl ApplierTask {
         Ok(())
     }
 
-    /// Publishes what a batch did: the state first, then the events, then the answers.
+    /// Publishes what a batch did: the state first, then the answers, then the events.
     fn applied(&self, mut batch: AppliedBatch) {
         let Some(slot) = self.shared.groups.get(&batch.group) else { return };
         *lock(&slot.view) = batch.view.clone();
         slot.applied.store(batch.index.0, Ordering::Release);
         *lock(&self.shared.pressure) = batch.pressure;
+        for entry in &batch.results {
+            self.answer(entry);
+        }
         lock(&slot.watches).publish(&mut batch);
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
+    }
+
+    /// Answers a client straight from here: the core learns of it with the batch, but its thread
+    /// may be waiting for the disk by now. What the core answers again then finds nobody.
+    fn answer(&self, entry: &AppliedEntry) {
+        let answer = match &entry.result {
+            Ok(Outcome::Reply(reply)) => Ok(Answer::Applied {
+                reply: reply.clone(),
+                revision: entry.revision,
+                index: entry.index,
+                term: entry.term,
+            }),
+            // The core has its own part in these.
+            Ok(Outcome::Members { .. }) => return,
+            Err(error) => Err(error.clone()),
+        };
+        self.shared.waiters.answer(Token(entry.id.seq), answer);
     }
 
     fn publish_view(&self, group: GroupId) {
