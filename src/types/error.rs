@@ -40,6 +40,17 @@ pub enum ApiError {
     NotSupportedForLearner,
     BadLeaderTransferee,
     WatchCanceled,
+    /// A member with this id exists (or existed: removed ids are remembered for ever).
+    MemberIdExists,
+    PeerUrlExists,
+    BadMemberUrls,
+    /// Strict reconfiguration: too few members have ever started.
+    NotEnoughStarted,
+    /// Only a learner can be promoted.
+    NotLearner,
+    LearnerNotReady,
+    TooManyLearners,
+    TimeoutLeaderTransfer,
 }
 
 /// A fault of the disk or of a file's contents. The member that meets one stops.

@@ -18,6 +18,8 @@ pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// Proposals waiting between the API and the core; beyond it: "too many requests" (etcd: 5,000
 /// committed but unapplied; ours counts everything not yet answered).
 pub const PENDING_PROPOSALS_MAX: usize = 16_384;
+/// Read-index requests (each usually a batch of client reads) waiting at one replica of a group.
+pub const READS_PENDING_MAX: usize = 4_096;
 /// Committed entry bytes handed to the applier and not yet applied, per group.
 pub const APPLY_BYTES_MAX: usize = 8 << 20;
 /// One chunk of a raft snapshot: its memory at both ends.

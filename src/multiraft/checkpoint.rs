@@ -1,0 +1,143 @@
+//! When a checkpoint is due, what it covers, and what follows from its end.
+//!
+//! A checkpoint is begun by the applier between two jobs (it freezes every tree of every group
+//! and the groups' metas of that moment), stepped elsewhere, and finished by the applier again.
+//! It covers only entries the applier has run, and the host gives the applier only entries that
+//! are durable in this node's WAL: so no store is ever ahead of its log, save by an installed
+//! snapshot (see `snapshots`).
+//!
+//! The log may be freed up to the *older* of the store's two valid metas: if the newest one turns
+//! out damaged, the older one and the log behind it still make the whole state.
+
+use super::apply::{Applier, AppliedBatch, Pressure};
+use super::meta::GroupMeta;
+use super::root::ROOT_TREE;
+use crate::btree::{CheckpointDone, CheckpointJob, TreeKind};
+use crate::types::message::SnapshotMeta;
+use crate::types::{GroupId, LogIndex, StorageError, limits};
+use std::collections::BTreeMap;
+
+/// When a checkpoint is due.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointPolicy {
+    /// Entry bytes applied since the last one began (the WAL's tail behind the store).
+    pub tail_bytes: u64,
+    /// Entries applied since the last one began; small in tests and simulations.
+    pub tail_entries: u64,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> CheckpointPolicy {
+        CheckpointPolicy { tail_bytes: limits::WAL_TAIL_BYTES, tail_entries: u64::MAX }
+    }
+}
+
+/// A checkpoint under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// What the unsaved counters were when it began.
+    bytes: u64,
+    entries: u64,
+    /// How many of the owed snapshots it covers.
+    owed: usize,
+}
+
+/// What a finished checkpoint means for the core.
+#[derive(Debug, Default)]
+pub struct CheckpointOutcome {
+    /// Per group what both valid metas hold: `Action::CheckpointDone`.
+    pub held: Vec<(GroupId, LogIndex)>,
+    /// Installed snapshots that are durable now: `Action::SnapshotDurable` each, before `held`.
+    pub durable: Vec<(GroupId, SnapshotMeta)>,
+    pub pressure: Pressure,
+}
+
+impl Applier {
+    /// Asks for a checkpoint at the next opportunity (idle, SIGTERM, the operator).
+    pub fn request_checkpoint(&mut self) {
+        self.wanted |= self.unsaved_entries > 0 || !self.owed.is_empty();
+    }
+
+    /// Whether one should begin now.
+    pub fn is_checkpoint_due(&self) -> bool {
+        if self.running.is_some() {
+            return false;
+        }
+        let sizes = self.store.sizes();
+        self.wanted
+            || self.unsaved_bytes >= self.policy.tail_bytes
+            || self.unsaved_entries >= self.policy.tail_entries
+            || (self.unsaved_entries > 0 && sizes.dirty_bytes >= sizes.cache_bytes / 2)
+    }
+
+    pub fn is_checkpoint_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Freezes the state of this moment. The job is stepped to its end on any thread.
+    pub fn begin_checkpoint(&mut self) -> Result<CheckpointJob, StorageError> {
+        assert!(self.running.is_none(), "one checkpoint runs at a time");
+        let mut trees = Vec::new();
+        let mut metas = BTreeMap::new();
+        for (&group, state) in &mut self.groups {
+            for (kind, view) in state.keyspace.trees()? {
+                trees.push((group, kind, view));
+            }
+            metas.insert(group, state.meta.encode());
+        }
+        trees.push((GroupId::ROOT, TreeKind(ROOT_TREE), self.root_tree.view()));
+        self.running = Some(Running {
+            bytes: self.unsaved_bytes,
+            entries: self.unsaved_entries,
+            owed: self.owed.len(),
+        });
+        self.wanted = false;
+        Ok(self.store.begin_checkpoint(trees, metas))
+    }
+
+    /// The job has reached its end: the state it froze is durable.
+    pub fn finish_checkpoint(&mut self, done: &CheckpointDone) -> Result<CheckpointOutcome, StorageError> {
+        let running = self.running.take().expect("a checkpoint is finished once");
+        for state in self.groups.values_mut() {
+            state.keyspace.adopt(done);
+        }
+        self.root_tree.adopt(done);
+        self.unsaved_bytes -= running.bytes;
+        self.unsaved_entries -= running.entries;
+        self.counters.checkpoints += 1;
+        let durable = self.owed.drain(..running.owed).collect();
+        // What came in while it ran needs one of its own.
+        self.wanted |= !self.owed.is_empty();
+        let mut held = Vec::new();
+        for (group, bytes) in self.store.older_group_metas() {
+            held.push((group, GroupMeta::decode(&bytes, &self.path)?.applied));
+        }
+        Ok(CheckpointOutcome { held, durable, pressure: self.pressure() })
+    }
+
+    /// Takes over a fetched state, unless the group already has it or a newer one. A checkpoint
+    /// is owed to it: only when that is durable may the log be told to start there.
+    pub fn install(
+        &mut self,
+        ready: super::snapshots::InstallReady,
+    ) -> Result<Option<AppliedBatch>, StorageError> {
+        let super::snapshots::InstallReady { group, meta, trees } = ready;
+        let state = self.groups.get_mut(&group).expect("states are fetched for known groups");
+        if meta.index <= state.meta.applied {
+            return Ok(None);
+        }
+        let mut trees = trees;
+        if group == GroupId::ROOT {
+            self.replace_root(&mut trees)?;
+        }
+        self.replace_keyspace(group, &meta, trees)?;
+        self.owed.retain(|(other, _)| *other != group);
+        if let Some(running) = &mut self.running {
+            running.owed = running.owed.min(self.owed.len());
+        }
+        self.owed.push((group, meta.clone()));
+        self.wanted = true;
+        self.counters.snapshots_installed += 1;
+        self.replaced_batch(group, meta).map(Some)
+    }
+}

@@ -1,0 +1,1 @@
+//! How a change turns one configuration into the next.
