@@ -328,6 +328,10 @@ impl Write<'_> {
             for key in lease.keys {
                 self.remove(&key);
             }
+            // Each lease that had keys makes a revision of its own.
+            if std::mem::take(&mut self.changed) {
+                self.model.revision += 1;
+            }
         }
         Ok(Reply::LeaseRevoke)
     }

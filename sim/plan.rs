@@ -113,7 +113,7 @@ impl Plan {
         }
         let mut faults = BTreeMap::new();
         for fault in Fault::ALL {
-            faults.insert(fault, chaos.chance(1, 2));
+            faults.insert(*fault, chaos.chance(1, 2));
         }
         // A calm seed now and then: what breaks without any fault should be seen without any.
         if chaos.chance(1, 16) {

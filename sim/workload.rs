@@ -269,7 +269,7 @@ impl Client {
     pub fn heard(&mut self, group: GroupId, answer: &Answer) {
         let memory = self.memory.entry(group).or_default();
         match answer {
-            Answer::Wrote { reply, revision } => {
+            Answer::Wrote { reply, revision, .. } => {
                 memory.revision = memory.revision.max(*revision);
                 match reply {
                     Ok(Reply::LeaseGrant { id, .. }) => {
