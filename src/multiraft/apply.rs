@@ -432,7 +432,7 @@ impl GroupState {
 
 /// The configuration behind a change, or `None` when it does not fit.
 fn conf_after(conf: &ConfState, change: &ConfChange) -> Option<ConfState> {
-    conf_change::apply(conf, change).ok()
+    conf_change::changed(conf, change).ok()
 }
 
 impl Applier {

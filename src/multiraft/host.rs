@@ -281,6 +281,15 @@ impl Host {
 
     /// Ends the turn: everything that can happen next, and the next batch if none is in flight.
     pub fn end_turn(&mut self) -> Turn {
+        let mut turn = self.drain();
+        turn.batch = self.seal();
+        self.counters.turns += 1;
+        turn
+    }
+
+    /// Everything that can happen next save the batch: a caller that answers some of it with new
+    /// inputs at once gets what they lead to into the same batch.
+    pub fn drain(&mut self) -> Turn {
         let mut turn = std::mem::take(&mut self.turn);
         for (&group, slot) in &mut self.slots {
             let ready = slot.waiting.partition_point(|entry| entry.index <= slot.durable);
@@ -288,13 +297,12 @@ impl Host {
                 turn.applies.push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
             }
         }
-        turn.batch = self.seal();
-        self.counters.turns += 1;
         self.counters.messages_out += turn.messages.len() as u64;
         turn
     }
 
-    fn seal(&mut self) -> Option<WalBatch> {
+    /// Closes the forming batch, if something in it is waited for and none is in flight.
+    pub fn seal(&mut self) -> Option<WalBatch> {
         if self.in_flight.is_some() || !self.forming.urgent {
             return None;
         }

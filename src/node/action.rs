@@ -138,8 +138,6 @@ pub enum Answer {
 pub enum Refusal {
     /// Its cluster is another one.
     ClusterMismatch,
-    /// No such member is or was known here.
-    UnknownMember,
     RemovedMember,
     /// The member's data directory is another than the one bound to its id: its disk was wiped or
     /// an old copy was put back.

@@ -3,9 +3,26 @@
 //! Read first: this page, then `replica` (the state and the dispatcher), then `follower`,
 //! `candidate`, `leader`.
 
+mod replica;
+
+mod core;
+
+mod follower;
+
+mod candidate;
+
+mod leader;
+mod replication;
+
+mod apply;
+mod gate;
+mod log;
+mod progress;
+mod quorum;
+mod read_index;
+
 pub mod conf_change;
-pub mod note;
-pub mod replica;
+mod note;
 
 pub use note::Note;
 pub use replica::Replica;

@@ -1,0 +1,221 @@
+//! When leases end. Every member knows every lease (from apply); only the group's leader counts
+//! time, on its own monotonic clock.
+//!
+//! Never early: a deadline is a promise of at least the granted time since the last acknowledged
+//! keepalive. A new leader cannot know when that was, so it starts every lease with its full TTL
+//! (or the remainder that was checkpointed), plus an election timeout in which the old leader may
+//! still have acknowledged. A keepalive is acknowledged only by a leader whose leadership was
+//! confirmed after the keepalive came in, so a deposed one promises nothing.
+//!
+//! Not for ever: expired leases are revoked through the log, some at a time, and again if a
+//! revoke got lost. A lease whose revoke is under way cannot be renewed any more.
+
+use crate::mvcc::LeaseChange;
+use crate::types::LeaseId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Leases in one revoke (etcd: 500 per scan).
+pub const REVOKES_MAX: usize = 500;
+/// How often expiry is looked at.
+pub const SCAN_MS: u64 = 500;
+/// A proposed revoke that has not been applied by then is proposed again.
+const REVOKE_RETRY_MS: u64 = 3_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    ttl_seconds: i64,
+    /// Checkpointed remainder, 0 for none.
+    remaining_seconds: i64,
+    /// Meaningful while this member leads.
+    deadline_ms: u64,
+    /// When its revoke was proposed.
+    revoking_ms: Option<u64>,
+}
+
+/// The leases of one group.
+#[derive(Debug, Default)]
+pub struct Lessor {
+    leases: BTreeMap<LeaseId, Lease>,
+    /// (deadline, lease) of every lease, while this member leads.
+    deadlines: BTreeSet<(u64, LeaseId)>,
+    leading: bool,
+}
+
+/// What a keepalive came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// `checkpointed` says that a remainder must be cleared through the log before this is told.
+    Renewed { ttl_seconds: i64, checkpointed: bool },
+    /// No such lease, or it is on its way out.
+    Gone,
+}
+
+fn seconds_to_ms(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+}
+
+impl Lessor {
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// This member leads now: every lease starts anew.
+    pub fn promote(&mut self, now_ms: u64, grace_ms: u64) {
+        self.leading = true;
+        self.deadlines.clear();
+        for (&id, lease) in &mut self.leases {
+            let seconds = if lease.remaining_seconds > 0 {
+                lease.remaining_seconds.min(lease.ttl_seconds)
+            } else {
+                lease.ttl_seconds
+            };
+            lease.deadline_ms = now_ms.saturating_add(grace_ms).saturating_add(seconds_to_ms(seconds));
+            lease.revoking_ms = None;
+            self.deadlines.insert((lease.deadline_ms, id));
+        }
+    }
+
+    pub fn demote(&mut self) {
+        self.leading = false;
+        self.deadlines.clear();
+    }
+
+    pub fn clear(&mut self) {
+        self.leases.clear();
+        self.deadlines.clear();
+    }
+
+    /// What apply did to a lease.
+    pub fn changed(&mut self, change: LeaseChange, now_ms: u64) {
+        match change {
+            LeaseChange::Granted { id, ttl_seconds } => {
+                let lease = Lease {
+                    ttl_seconds,
+                    remaining_seconds: 0,
+                    deadline_ms: now_ms.saturating_add(seconds_to_ms(ttl_seconds)),
+                    revoking_ms: None,
+                };
+                let before = self.leases.insert(id, lease);
+                self.deadline_moved(id, before.map(|lease| lease.deadline_ms), lease.deadline_ms);
+            }
+            LeaseChange::Revoked { id } => {
+                if let Some(lease) = self.leases.remove(&id) {
+                    self.deadlines.remove(&(lease.deadline_ms, id));
+                }
+            }
+            LeaseChange::Checkpoint { id, remaining_seconds } => {
+                if let Some(lease) = self.leases.get_mut(&id) {
+                    lease.remaining_seconds = remaining_seconds.max(0);
+                    if remaining_seconds <= 0 && lease.revoking_ms.is_none() {
+                        let (before, ttl) = (lease.deadline_ms, seconds_to_ms(lease.ttl_seconds));
+                        lease.deadline_ms = before.max(now_ms.saturating_add(ttl));
+                        let after = lease.deadline_ms;
+                        self.deadline_moved(id, Some(before), after);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deadline_moved(&mut self, id: LeaseId, before: Option<u64>, after: u64) {
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, id));
+        }
+        if self.leading {
+            self.deadlines.insert((after, id));
+        }
+    }
+
+    /// A keepalive under confirmed leadership.
+    pub fn renew(&mut self, id: LeaseId, now_ms: u64) -> Renewal {
+        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Gone };
+        if !self.leading || lease.revoking_ms.is_some() {
+            return Renewal::Gone;
+        }
+        let before = lease.deadline_ms;
+        lease.deadline_ms = before.max(now_ms.saturating_add(seconds_to_ms(lease.ttl_seconds)));
+        let (ttl_seconds, after) = (lease.ttl_seconds, lease.deadline_ms);
+        let checkpointed = lease.remaining_seconds > 0;
+        self.deadline_moved(id, Some(before), after);
+        Renewal::Renewed { ttl_seconds, checkpointed }
+    }
+
+    /// (granted, remaining) in whole seconds; remaining is 0 while the revoke is under way.
+    pub fn time_to_live(&self, id: LeaseId, now_ms: u64) -> Option<(i64, i64)> {
+        let lease = self.leases.get(&id)?;
+        let left = lease.deadline_ms.saturating_sub(now_ms) / 1000;
+        Some((lease.ttl_seconds, i64::try_from(left).unwrap_or(i64::MAX)))
+    }
+
+    /// Leases to revoke now; they count as proposed.
+    pub fn expired(&mut self, now_ms: u64) -> Vec<LeaseId> {
+        let mut expired = Vec::new();
+        for &(_, id) in self.deadlines.range(..=(now_ms, LeaseId(i64::MAX))) {
+            let lease = self.leases.get_mut(&id).expect("a deadline belongs to a lease");
+            if lease.revoking_ms.is_some_and(|at| now_ms < at + REVOKE_RETRY_MS) {
+                continue;
+            }
+            lease.revoking_ms = Some(now_ms);
+            expired.push(id);
+            if expired.len() == REVOKES_MAX {
+                break;
+            }
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: LeaseId = LeaseId(7);
+
+    fn granted(lessor: &mut Lessor, now_ms: u64) {
+        lessor.changed(LeaseChange::Granted { id: ID, ttl_seconds: 10 }, now_ms);
+    }
+
+    #[test]
+    fn a_lease_expires_once_after_its_time_and_again_if_the_revoke_is_lost() {
+        let mut lessor = Lessor::default();
+        lessor.promote(0, 1000);
+        granted(&mut lessor, 0);
+        assert!(lessor.expired(9_999).is_empty());
+        assert_eq!(lessor.renew(ID, 5_000), Renewal::Renewed { ttl_seconds: 10, checkpointed: false });
+        assert_eq!(lessor.time_to_live(ID, 6_500), Some((10, 8)));
+        assert!(lessor.expired(14_999).is_empty());
+        assert_eq!(lessor.expired(15_000), [ID]);
+        assert_eq!(lessor.renew(ID, 15_001), Renewal::Gone);
+        assert!(lessor.expired(15_500).is_empty());
+        assert_eq!(lessor.expired(18_000), [ID]);
+        lessor.changed(LeaseChange::Revoked { id: ID }, 18_001);
+        assert!(lessor.expired(99_000).is_empty() && lessor.is_empty());
+    }
+
+    #[test]
+    fn a_new_leader_starts_anew_and_a_follower_expires_nothing() {
+        let mut lessor = Lessor::default();
+        granted(&mut lessor, 0);
+        assert!(lessor.expired(1_000_000).is_empty());
+        lessor.promote(1_000_000, 1_000);
+        assert!(lessor.expired(1_010_999).is_empty());
+        assert_eq!(lessor.expired(1_011_000), [ID]);
+        lessor.demote();
+        assert_eq!(lessor.renew(ID, 1_011_000), Renewal::Gone);
+    }
+
+    #[test]
+    fn a_checkpointed_remainder_counts_until_it_is_cleared() {
+        let mut lessor = Lessor::default();
+        granted(&mut lessor, 0);
+        lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 3 }, 0);
+        lessor.promote(0, 0);
+        assert_eq!(lessor.renew(ID, 1_000), Renewal::Renewed { ttl_seconds: 10, checkpointed: true });
+        lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 0 }, 2_000);
+        assert!(lessor.expired(11_999).is_empty());
+        assert_eq!(lessor.expired(12_000), [ID]);
+    }
+}
