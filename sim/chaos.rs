@@ -5,8 +5,11 @@ use crate::member;
 use crate::plan::{MS, SECOND};
 use crate::safety::{Checked, Violation, broken, ensure};
 use crate::world::{Condition, Event, World};
-use quorate::io::mem_disk::{CrashMode, CrashPlan, Fault as DiskFault, FaultKind, FaultOp, MemDisk};
+use quorate::io::mem_disk::{
+    CrashMode, CrashPlan, Fault as DiskFault, FaultKind, FaultOp, MemDisk,
+};
 use quorate::node::{Action, Token};
+use quorate::transport::Refusal;
 use quorate::types::{GroupId, Incarnation};
 
 /// A stretch of time with a promise of its own; the nemesis rests meanwhile.
@@ -225,7 +228,8 @@ impl World {
             }
             if down < lost {
                 down += 1;
-                let fault = if phase == Phase::Edge { Fault::QuorumEdge } else { Fault::QuorumLoss };
+                let fault =
+                    if phase == Phase::Edge { Fault::QuorumEdge } else { Fault::QuorumLoss };
                 self.counters.mattered(fault);
                 if self.slots[m].live.is_some() {
                     self.crash_disk(m);
@@ -272,7 +276,8 @@ impl World {
 
     pub fn end_phase(&mut self) -> Checked {
         let Some(phase) = self.phase.take() else { return Ok(()) };
-        self.note(|| format!("phase {phase:?} ends, answered {:?}", self.phase_acks.clone()));
+        let acks = self.phase_acks.clone();
+        self.note(|| format!("phase {phase:?} ends, answered {acks:?}"));
         if phase == Phase::Loss {
             self.history.quorum_back();
             if self.acting {
@@ -312,8 +317,7 @@ impl World {
         let (node, incarnation) = (self.slots[m].node, self.slots[m].incarnation);
         let known = (0..self.slots.len()).filter(|o| *o != m).all(|o| {
             let slot = &self.slots[o];
-            slot.wiped
-                || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
+            slot.wiped || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
         });
         if !known {
             return Ok(());
@@ -349,7 +353,7 @@ impl World {
 
     /// A member and the foreign one at `at` shake hands: both must refuse.
     fn meet_foreign(&mut self, member: usize, at: usize) -> Checked {
-        let foreign = member::foreign_identity(&self.plan, self.slots[at].node);
+        let foreign = member::foreign_identity(self.slots[at].node);
         let Some(live) = self.slots[member].live.as_ref() else { return Ok(()) };
         let (here, there) = live.meet_foreign(&foreign);
         self.trace.word(1 + at as u64);
@@ -384,9 +388,9 @@ impl World {
             return Ok(false);
         }
         let wiped = self.slots[from].wiped || self.slots[to].wiped;
-        let (a, b) = (&self.slots[from], &self.slots[to]);
-        let (Some(a), Some(b)) = (&a.live, &b.live) else { return Ok(false) };
-        let verdicts = member::meet(a, b);
+        let Some(mut dialer) = self.slots[from].live.take() else { return Ok(false) };
+        let verdicts = member::meet(&mut dialer, self.live(to));
+        self.slots[from].live = Some(dialer);
         match verdicts {
             (None, None) => {
                 if wiped {
@@ -409,13 +413,11 @@ impl World {
                     );
                 }
                 self.counters.mattered(Fault::Wipe);
-                // Each hears why the other does not speak to it.
-                for (m, peer, why) in [(from, to, there), (to, from, here)] {
-                    if let Some(reason) = why {
+                // A member that is told that its id belongs to another data directory stops.
+                for (m, why) in [(from, there), (to, here)] {
+                    if let Some(Refusal::IncarnationMismatch { .. }) = why {
                         let p = self.slots[m].process;
-                        let peer = self.slots[peer].node;
-                        let action = Box::new(member::refused(peer, reason));
-                        self.after(1, Event::Tell { m, p, action });
+                        self.after(1, Event::Refused { m, p });
                     }
                 }
                 Ok(false)

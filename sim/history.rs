@@ -8,9 +8,9 @@
 //! may or may not have happened, and the log says which; one that was refused must not be in it.
 
 use crate::model::{Model, Outcome, normalise};
+use crate::safety::{Checked, Violation, broken, ensure};
 use bytes::Bytes;
 use quorate::multiraft::turn::BOOT_INDEX;
-use crate::safety::{Checked, Violation, broken, ensure};
 use quorate::types::command::{Proposal, RangeRequest, RequestOp, TxnRequest};
 use quorate::types::reply::{RangeReply, Reply, TxnReply};
 use quorate::types::{ApiError, Command, Entry, EntryKind, GroupId, LeaseId, LogIndex, RequestId};
@@ -45,13 +45,28 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// `index` is where in the log the command was applied.
-    Wrote { reply: Result<Reply, ApiError>, revision: i64, index: LogIndex },
-    Range { reply: RangeReply, revision: i64 },
-    ReadTxn { reply: TxnReply, revision: i64 },
-    KeptAlive { ttl_seconds: i64 },
+    Wrote {
+        reply: Result<Reply, ApiError>,
+        revision: i64,
+        index: LogIndex,
+    },
+    Range {
+        reply: RangeReply,
+        revision: i64,
+    },
+    ReadTxn {
+        reply: TxnReply,
+        revision: i64,
+    },
+    KeptAlive {
+        ttl_seconds: i64,
+    },
     /// Answered with an error that says nothing about the state machine. `never` promises that
     /// the command has not happened and will not.
-    Failed { error: ApiError, never: bool },
+    Failed {
+        error: ApiError,
+        never: bool,
+    },
 }
 
 /// What had been answered before a call began.
@@ -285,7 +300,10 @@ impl Keyspace {
         let Some(index) = found else {
             return broken(
                 "wrong-verdict",
-                format!("group {}: {command:?} is answered {error:?}, which the log does not say                          behind {}", open.group, open.floor.index),
+                format!(
+                    "group {}: {command:?} is answered {error:?}, which the log does not say                          behind {}",
+                    open.group, open.floor.index
+                ),
             );
         };
         self.claimed.insert(index);
@@ -391,9 +409,8 @@ impl Keyspace {
                     );
                     self.kept.insert(*id, (open.started_us, ttl_seconds));
                 } else {
-                    let alive = life.is_some_and(|l| {
-                        l.granted <= open.floor.index && l.revoked.is_none()
-                    });
+                    let alive =
+                        life.is_some_and(|l| l.granted <= open.floor.index && l.revoked.is_none());
                     // A leader may have let it expire already, its revoke on the way.
                     let due = self
                         .kept
@@ -521,10 +538,8 @@ pub fn self_check() {
             ..PutRequest::default()
         })
     };
-    let read = Call::Range(RangeRequest {
-        range: KeyRange::single("k"),
-        ..RangeRequest::default()
-    });
+    let read =
+        Call::Range(RangeRequest { range: KeyRange::single("k"), ..RangeRequest::default() });
     let entry = |index| Entry {
         term: Term(1),
         index: LogIndex(BOOT_INDEX.0 + index),

@@ -20,6 +20,7 @@ impl World {
         let done = match work {
             Work::WalWrite => self.wal_write(m),
             Work::WalSync => return self.wal_sync(m),
+            Work::Turn => return self.end_turn(m),
             Work::LogRead => self.log_read(m),
             Work::Apply => self.apply_job(m)?,
             Work::Background => self.background(m),
@@ -76,7 +77,10 @@ impl World {
     }
 
     /// One job of the applier. The outer error is a broken promise, the inner one the disk's.
-    fn apply_job(&mut self, m: usize) -> Result<Result<(), StorageError>, crate::safety::Violation> {
+    fn apply_job(
+        &mut self,
+        m: usize,
+    ) -> Result<Result<(), StorageError>, crate::safety::Violation> {
         let live = self.live(m);
         live.applying = false;
         let Some(job) = live.jobs.pop_front() else { return Ok(Ok(())) };
@@ -106,7 +110,9 @@ impl World {
                 match live.applier.install(*ready) {
                     Ok(Some(batch)) => {
                         self.snapshots += 1;
-                        self.note(|| format!("{m} group {group}: installs a snapshot at {}", meta.index));
+                        self.note(|| {
+                            format!("{m} group {group}: installs a snapshot at {}", meta.index)
+                        });
                         self.applied(m, batch)?;
                     }
                     Ok(None) => self.tell(m, Action::SnapshotRefused { group, meta }),
@@ -123,7 +129,7 @@ impl World {
                 for (group, meta) in outcome.durable {
                     self.tell(m, Action::SnapshotDurable { group, meta });
                 }
-                self.tell(m, Action::CheckpointDone { held: outcome.held, pressure: outcome.pressure });
+                self.tell(m, Action::CheckpointDone { held: outcome.held });
                 Ok(Ok(()))
             }
         }

@@ -435,11 +435,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn txn<'p>(
-        &mut self,
-        txn: &TxnRequest,
-        path: &mut impl Iterator<Item = &'p bool>,
-    ) -> TxnReply {
+    fn txn<'p>(&mut self, txn: &TxnRequest, path: &mut impl Iterator<Item = &'p bool>) -> TxnReply {
         let succeeded = *path.next().expect("one choice for each txn");
         let mut replies = Vec::new();
         for op in branch(txn, succeeded) {
@@ -501,15 +497,11 @@ pub fn self_check() {
         panic!("the old pair comes back")
     };
     assert_eq!((prev.mod_revision, prev.version), (2, 1));
-    let nothing = Command::DeleteRange(DeleteRangeRequest {
-        range: KeyRange::single("zz"),
-        prev_kv: false,
-    });
+    let nothing =
+        Command::DeleteRange(DeleteRangeRequest { range: KeyRange::single("zz"), prev_kv: false });
     assert_eq!(m.apply(&nothing, Term(1)).revision, 3, "no change, no revision");
-    let gone = Command::DeleteRange(DeleteRangeRequest {
-        range: KeyRange::new("a", "b"),
-        prev_kv: true,
-    });
+    let gone =
+        Command::DeleteRange(DeleteRangeRequest { range: KeyRange::new("a", "b"), prev_kv: true });
     assert_eq!(m.apply(&gone, Term(1)).revision, 4);
     assert_eq!(m.apply(&put("a", "3"), Term(1)).revision, 5);
     let read = |revision| RangeRequest {

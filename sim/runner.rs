@@ -55,10 +55,8 @@ pub fn take_panic() -> String {
 pub fn run_seed(seed: u64, verbose: bool) -> Outcome {
     let play = move || {
         let result = std::panic::catch_unwind(|| {
-            let runtime = madsim::runtime::Runtime::with_seed_and_config(
-                seed,
-                madsim::Config::default(),
-            );
+            let runtime =
+                madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
             runtime.block_on(async move { world::play(Plan::new(seed), verbose) })
         });
         result.unwrap_or_else(|_| {

@@ -201,9 +201,8 @@ impl Safety {
                 self.leaders.insert((group, said.term), node);
                 self.elections += 1;
                 let last_committed = committed.map_or(0, |log| log.len() as u64);
-                let before = committed
-                    .and_then(|log| log.last())
-                    .is_none_or(|entry| entry.term < said.term);
+                let before =
+                    committed.and_then(|log| log.last()).is_none_or(|entry| entry.term < said.term);
                 ensure!(
                     !before || said.last.0 >= last_committed,
                     "leader-completeness",
@@ -334,11 +333,7 @@ impl Safety {
     }
 
     /// After a restart: the log that was found holds everything that had been synced.
-    pub fn on_recovered(
-        &mut self,
-        node: NodeId,
-        found: BTreeMap<GroupId, LogShape>,
-    ) -> Checked {
+    pub fn on_recovered(&mut self, node: NodeId, found: BTreeMap<GroupId, LogShape>) -> Checked {
         let mut intended = self.durable.get(&node).cloned().unwrap_or_default();
         for record in self.unsynced.remove(&node).into_iter().flatten() {
             replay(&mut intended, &record);

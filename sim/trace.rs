@@ -61,8 +61,8 @@ pub fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut last = [0; 8];
     last[..tail.len()].copy_from_slice(tail);
     for word in words.iter().chain(std::iter::once(&last)) {
-        let wide = u128::from(h.rotate_left(29) ^ u64::from_le_bytes(*word))
-            * 0xd6e8_feb8_6659_fd93_u128;
+        let wide =
+            u128::from(h.rotate_left(29) ^ u64::from_le_bytes(*word)) * 0xd6e8_feb8_6659_fd93_u128;
         h = (wide as u64) ^ ((wide >> 64) as u64);
     }
     h

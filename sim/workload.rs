@@ -200,7 +200,11 @@ impl Client {
         let single = |key| RangeRequest { range: KeyRange::single(key), ..RangeRequest::default() };
         let lease = |rng: &mut Prng| {
             let known = &memory.leases;
-            if known.is_empty() { None } else { Some(known[rng.below(known.len() as u64) as usize]) }
+            if known.is_empty() {
+                None
+            } else {
+                Some(known[rng.below(known.len() as u64) as usize])
+            }
         };
         let call = match kind {
             OpKind::Put => Call::Write(Command::Put(self.put(plan))),
@@ -226,13 +230,21 @@ impl Client {
             }
             OpKind::Txn => {
                 let txn = self.txn(plan, group);
-                if is_plain_read(&txn) { Call::ReadTxn(txn) } else { Call::Write(Command::Txn(txn)) }
+                if is_plain_read(&txn) {
+                    Call::ReadTxn(txn)
+                } else {
+                    Call::Write(Command::Txn(txn))
+                }
             }
             OpKind::ReadTxn => {
                 let serializable = self.rng.chance(1, 4);
                 let op = |c: &mut Client| {
                     let range = c.range(plan);
-                    RequestOp::Range(RangeRequest { range, serializable, ..RangeRequest::default() })
+                    RequestOp::Range(RangeRequest {
+                        range,
+                        serializable,
+                        ..RangeRequest::default()
+                    })
                 };
                 let compare = vec![self.compare(plan, group)];
                 let (success, failure) = (vec![op(self), op(self)], vec![op(self)]);

@@ -33,22 +33,66 @@ use std::time::Duration;
 pub type Process = u64;
 
 pub enum Event {
-    Tick { m: usize, p: Process },
-    Arrive { from: usize, to: usize, receiver: Process, late: bool, what: Rc<NodeMessage> },
+    Tick {
+        m: usize,
+        p: Process,
+    },
+    Arrive {
+        from: usize,
+        to: usize,
+        receiver: Process,
+        late: bool,
+        what: Rc<NodeMessage>,
+    },
     /// The next piece of work of one of the member's lanes.
-    Work { m: usize, p: Process, work: Work },
+    Work {
+        m: usize,
+        p: Process,
+        work: Work,
+    },
     /// Something the core is to be told, after a moment.
-    Tell { m: usize, p: Process, action: Box<Action> },
+    Tell {
+        m: usize,
+        p: Process,
+        action: Box<Action>,
+    },
+    /// A peer has told the member that it is not who it says.
+    Refused {
+        m: usize,
+        p: Process,
+    },
     /// A piece of a snapshot leaves.
-    Bulk { m: usize, p: Process, to: NodeId, message: Box<NodeMessage> },
+    Bulk {
+        m: usize,
+        p: Process,
+        to: NodeId,
+        message: Box<NodeMessage>,
+    },
     /// A client begins its next call.
-    Ask { c: usize },
+    Ask {
+        c: usize,
+    },
     /// A call reaches its member.
-    Request { m: usize, p: Process, call: CallId, group: GroupId, what: Rc<Call> },
-    Reply { c: usize, call: CallId, answer: Box<Answer> },
-    GiveUp { c: usize, call: CallId },
+    Request {
+        m: usize,
+        p: Process,
+        call: CallId,
+        group: GroupId,
+        what: Rc<Call>,
+    },
+    Reply {
+        c: usize,
+        call: CallId,
+        answer: Box<Answer>,
+    },
+    GiveUp {
+        c: usize,
+        call: CallId,
+    },
     Nemesis,
-    Restart { m: usize },
+    Restart {
+        m: usize,
+    },
     EndOfPhase,
 }
 
@@ -304,6 +348,7 @@ impl World {
                 self.trace.word(m as u64);
                 self.act(m, *action)
             }
+            Event::Refused { m, .. } => self.stopped(m, StopReason::IncarnationRefused),
             Event::Bulk { m, to, message, .. } => self.send(m, to, *message),
             Event::Ask { c } => {
                 self.ask(c);
@@ -340,7 +385,8 @@ impl World {
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
         slot.reads.clear();
-        let booted = Live::boot(&self.plan, slot.node, &peers, slot.incarnation, &slot.disk, process);
+        let booted =
+            Live::boot(&self.plan, slot.node, &peers, slot.incarnation, &slot.disk, process);
         let (live, found) = match booted {
             Ok(booted) => booted,
             Err(error) => return self.storage_error(m, "boot", &error),
@@ -354,9 +400,7 @@ impl World {
             self.safety.on_recovered(node, found)?;
         }
         self.after(1 + (process * 7_919) % self.plan.tick_us, Event::Tick { m, p: process });
-        let output = self.live(m).first_output();
-        self.perform(m, output)?;
-        self.inspect(m)
+        self.end_turn(m)
     }
 
     /// Ends the member's process. What its disk keeps is the caller's business.
@@ -385,9 +429,25 @@ impl World {
         }
     }
 
-    /// Hands the core one action and does what it wants.
+    /// Hands the core one action. What it wants is done at the end of its turn: at once, or a
+    /// moment later together with what else comes in until then.
     pub fn act(&mut self, m: usize, action: Action) -> Checked {
-        let output = self.live(m).handle(action);
+        let turn_us = self.plan.turn_us;
+        let live = self.live(m);
+        live.handle(action);
+        if turn_us == 0 {
+            return self.end_turn(m);
+        }
+        if !live.turn_due {
+            live.turn_due = true;
+            let p = self.slots[m].process;
+            self.after(turn_us, Event::Work { m, p, work: Work::Turn });
+        }
+        Ok(())
+    }
+
+    pub fn end_turn(&mut self, m: usize) -> Checked {
+        let output = self.live(m).end_turn();
         self.perform(m, output)?;
         self.inspect(m)
     }
@@ -395,6 +455,12 @@ impl World {
     fn inspect(&mut self, m: usize) -> Checked {
         let slot = &self.slots[m];
         let Some(live) = &slot.live else { return Ok(()) };
+        ensure!(
+            live.waiting() < 20_000,
+            "unbounded",
+            "member {m} has {} requests and jobs waiting",
+            live.waiting()
+        );
         if slot.wiped {
             return Ok(());
         }
@@ -469,6 +535,9 @@ impl World {
                     soft.group, soft.role, soft.term, soft.leader
                 )
             });
+        }
+        if let Some(root) = output.root {
+            self.live(m).follow_root(&root);
         }
         for (peer, refusal) in output.refusals {
             self.note(|| format!("{m} refuses {peer}: {refusal:?}"));
@@ -572,10 +641,7 @@ impl World {
         for flight in flights {
             let what = what.clone();
             let late = flight.late;
-            self.at(
-                flight.arrives_us,
-                Event::Arrive { from, to, receiver, late, what },
-            );
+            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, late, what });
         }
         Ok(())
     }
@@ -598,10 +664,7 @@ impl World {
         if slot.paused_until_us > self.now_us {
             // A frozen process' socket keeps what arrives.
             let until = slot.paused_until_us;
-            self.at(
-                until,
-                Event::Arrive { from, to, receiver, late, what: what.clone() },
-            );
+            self.at(until, Event::Arrive { from, to, receiver, late, what: what.clone() });
             return Ok(());
         }
         if let Err(why) = self.net.arrives(from, to) {
@@ -614,7 +677,10 @@ impl World {
             return Ok(());
         }
         if self.slots[from].wiped {
-            return broken("wiped-heard", format!("member {from} was wiped, {to} takes its message"));
+            return broken(
+                "wiped-heard",
+                format!("member {from} was wiped, {to} takes its message"),
+            );
         }
         self.trace.note(self.now_us, || format!("{from} -> {to}: {}", describe(what)));
         let from_slot = &self.slots[from];
@@ -645,7 +711,8 @@ impl World {
             self.call_began.insert(id, self.now_us);
         }
         self.clients[c].open = Some((id, group.0));
-        self.trace.note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+        self.trace
+            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -684,7 +751,12 @@ impl World {
         Ok(())
     }
 
-    fn answered(&mut self, m: usize, token: Token, result: Result<CoreAnswer, ApiError>) -> Checked {
+    fn answered(
+        &mut self,
+        m: usize,
+        token: Token,
+        result: Result<CoreAnswer, ApiError>,
+    ) -> Checked {
         let call = token.0;
         let read = self.slots[m].reads.remove(&call);
         match (result, read) {
@@ -701,10 +773,7 @@ impl World {
             }
             (Ok(other), _) => self.note(|| format!("{m} answers call {call}: {other:?}")),
             (Err(error), _) => {
-                let never = matches!(
-                    error,
-                    ApiError::TooManyRequests | ApiError::NoLeader | ApiError::NoSpace
-                );
+                let never = crate::member::is_never(&error);
                 self.answer(call, Answer::Failed { error, never });
             }
         }
@@ -778,6 +847,7 @@ impl Event {
             Event::Work { m, p, work } => (16 + *work as u64, Some((*m, *p))),
             Event::Tell { m, p, .. } => (3, Some((*m, *p))),
             Event::Ask { .. } => (4, None),
+            Event::Refused { m, p } => (12, Some((*m, *p))),
             Event::Bulk { m, p, .. } => (11, Some((*m, *p))),
             Event::Request { m, p, .. } => (5, Some((*m, *p))),
             Event::Reply { .. } => (6, None),
@@ -831,10 +901,8 @@ fn hash_message(message: &NodeMessage) -> u64 {
 fn describe(message: &NodeMessage) -> String {
     match message {
         NodeMessage::Raft(messages) => {
-            let each: Vec<String> = messages
-                .iter()
-                .map(|m| format!("g{} t{} {:?}", m.group, m.term, m.body))
-                .collect();
+            let each: Vec<String> =
+                messages.iter().map(|m| format!("g{} t{} {:?}", m.group, m.term, m.body)).collect();
             each.join("; ")
         }
         other => format!("{other:?}"),

@@ -1,0 +1,407 @@
+//! One running member: its core, applier, log and snapshot ends, as production wires them, with
+//! the queues between them in plain sight.
+
+use crate::history::{Answer, Call};
+use crate::plan::Plan;
+use crate::safety::{LogShape, Said};
+use quorate::btree::{
+    CheckpointDone, CheckpointJob, Step, Store, StoreIdentity, StoreOptions, TreeKind,
+};
+use quorate::io::{Disk, MemDisk};
+use quorate::multiraft::checkpoint::CheckpointPolicy;
+use quorate::multiraft::meta::GroupMeta;
+use quorate::multiraft::root::{ROOT_TREE, RootState};
+use quorate::multiraft::snapshots::{InstallReady, InstallStep};
+use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM, boot_hard_state};
+use quorate::multiraft::wire::SnapshotFetch;
+use quorate::multiraft::{
+    Applier, ApplyJob, BatchId, Installer, LogRead, SnapshotServer, TrimPolicy, WalBatch,
+};
+use quorate::mvcc::ReadError;
+use quorate::node::{Action, Core, CoreConfig, GroupStart, Output};
+use quorate::raft::{Boot, Role};
+use quorate::transport::{LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
+use quorate::types::command::RangeRequest;
+use quorate::types::reply::RangeReply;
+use quorate::types::{
+    ApiError, ClusterId, ConfState, Entry, GroupId, Incarnation, LeaseId, LogIndex, Member, NodeId,
+    StorageError, Term,
+};
+use quorate::wal::{Batch, GroupLog, Record, Wal, WalIdentity, WalOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
+const WAL_DIR: &str = "/data/member/wal";
+const SNAP_DIR: &str = "/data/member/snap";
+const STORE: &str = "/data/member/snap/db";
+
+/// The kinds of work that lanes do; the number goes into the trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    WalWrite,
+    WalSync,
+    LogRead,
+    Apply,
+    Background,
+    Serve,
+    Install,
+    /// Ends the core's turn: what was handled since the last one leaves together.
+    Turn,
+}
+
+/// What the applier does, one at a time.
+#[derive(Debug)]
+pub enum Job {
+    Apply(ApplyJob),
+    Pin(GroupId, NodeId),
+    Install(Box<InstallReady>),
+    FinishCheckpoint(CheckpointDone),
+}
+
+pub struct Live {
+    core: Core,
+    pub applier: Applier,
+    pub wal: Wal,
+    pub server: SnapshotServer,
+    pub installer: Installer,
+    identity: LocalIdentity,
+    book: PeerBook,
+    pub checkpoint: Option<CheckpointJob>,
+    pub wal_batch: Option<WalBatch>,
+    pub wal_synced: Option<BatchId>,
+    pub jobs: VecDeque<Job>,
+    pub log_reads: VecDeque<LogRead>,
+    pub fetches: VecDeque<(NodeId, SnapshotFetch)>,
+    pub installs: VecDeque<InstallStep>,
+    pub applying: bool,
+    pub in_background: bool,
+    pub spare_wanted: bool,
+    pub turn_due: bool,
+}
+
+/// What the log held for each group when it was opened.
+pub type Found = BTreeMap<GroupId, LogShape>;
+
+impl Live {
+    pub fn boot(
+        plan: &Plan,
+        node: NodeId,
+        peers: &[NodeId],
+        incarnation: Incarnation,
+        disk: &MemDisk,
+        process: u64,
+    ) -> Result<(Live, Found), StorageError> {
+        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
+        let origin = quorate::types::prng::Prng::stream(plan.seed ^ process, "origin").next_u64();
+        let options = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 2 };
+        let store_options = StoreOptions { cache_bytes: plan.cache_bytes };
+        let wal_id = WalIdentity { cluster: CLUSTER, node, incarnation };
+        if !disk.exists(Path::new(STORE))? || !Wal::exists(disk, Path::new(WAL_DIR))? {
+            found(plan, node, peers, incarnation, &arc, options, store_options, wal_id)?;
+        }
+        let store = Store::open(arc.clone(), Path::new(STORE), store_options)?;
+        let policy =
+            CheckpointPolicy { tail_bytes: plan.wal_tail_bytes, tail_entries: plan.tail_entries };
+        let applier = Applier::open(store.clone(), STORE.into(), origin, policy)?;
+        let (mut wal, logs) = Wal::open(arc, Path::new(WAL_DIR), options)?;
+        let shapes = logs.iter().map(|(g, log)| (*g, shape(&wal, *g, log))).collect();
+        let mut starts = Vec::new();
+        let groups: Vec<GroupId> = applier.groups().collect();
+        for group in groups {
+            let meta = applier.meta(group).expect("a group of the applier").clone();
+            let mut log = logs.get(&group).cloned().unwrap_or_default();
+            if log.last < meta.applied {
+                assert_eq!(meta.installed.0, meta.applied, "the log has lost entries");
+                let record = Record::LogStart { group, index: meta.applied, term: meta.term };
+                wal.write(&Batch { records: vec![record] })?;
+                wal.sync()?;
+                log.start = (meta.applied, meta.term);
+                log.last = meta.applied;
+                log.terms.clear();
+                log.tail.clear();
+            }
+            let boot = Boot {
+                hard: log.hard,
+                conf: meta.conf,
+                applied: meta.applied,
+                start: log.start,
+                last: log.last,
+                terms: log.terms,
+                tail: log.tail,
+            };
+            starts.push(GroupStart { group, boot, state: applier.boot_batch(group)? });
+        }
+        let mut config = CoreConfig::new(CLUSTER, node, incarnation, origin);
+        config.tick_ms = plan.tick_us / 1000;
+        config.election_ticks = plan.election_ticks;
+        config.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
+        config.trim = TrimPolicy {
+            keep_entries: plan.trim_keep_entries,
+            keep_bytes: 64 << 20,
+            step_entries: 1,
+        };
+        config.bounds.log_cache_bytes_max = plan.log_cache_bytes;
+        config.bounds.append_bytes_max = plan.append_bytes;
+        config.bounds.inflight_appends_max = plan.inflight_appends;
+        let core = Core::new(config, starts, applier.root());
+        let identity = LocalIdentity {
+            cluster: CLUSTER,
+            node,
+            incarnation,
+            server_version: "sim".to_owned(),
+            peer_urls: Vec::new(),
+        };
+        let mut live = Live {
+            core,
+            applier,
+            wal,
+            server: SnapshotServer::new(plan.snapshot_chunk_bytes),
+            installer: Installer::new(store),
+            identity,
+            book: PeerBook::new(),
+            checkpoint: None,
+            wal_batch: None,
+            wal_synced: None,
+            jobs: VecDeque::new(),
+            log_reads: VecDeque::new(),
+            fetches: VecDeque::new(),
+            installs: VecDeque::new(),
+            applying: false,
+            in_background: false,
+            spare_wanted: false,
+            turn_due: false,
+        };
+        let root = live.core.root().clone();
+        live.follow_root(&root);
+        Ok((live, shapes))
+    }
+
+    pub fn handle(&mut self, action: Action) {
+        if let Action::Tick { now_ms } = &action {
+            self.server.tick(*now_ms);
+        }
+        self.core.handle(action);
+    }
+
+    pub fn end_turn(&mut self) -> Output {
+        self.turn_due = false;
+        self.core.end_turn()
+    }
+
+    /// Whom to talk to follows from the membership.
+    pub fn follow_root(&mut self, root: &RootState) {
+        for (id, member) in &root.members {
+            self.book.add(*id, member.incarnation);
+        }
+    }
+
+    pub fn said(&self, group: GroupId) -> Option<Said> {
+        let status = self.core.status(group)?.raft;
+        Some(Said {
+            term: status.term,
+            leader: status.leader,
+            is_leader: status.role == Role::Leader,
+            commit: status.commit,
+            applied: status.applied,
+            last: status.last,
+        })
+    }
+
+    /// Requests and reads that wait inside the core: bounded.
+    pub fn waiting(&self) -> usize {
+        self.core.pending() + self.jobs.len() + self.log_reads.len() + self.installs.len()
+    }
+
+    pub fn applied(&self, group: GroupId) -> LogIndex {
+        self.applier.state_hash(group).map_or(LogIndex::ZERO, |s| s.0)
+    }
+
+    /// The data directory that this member believes to be `node`'s.
+    pub fn bound(&self, node: NodeId) -> Option<Incarnation> {
+        self.core.root().members.get(&node)?.incarnation
+    }
+
+    pub fn has_background_work(&self) -> bool {
+        self.checkpoint.is_some()
+            || self.spare_wanted
+            || self.applier.is_checkpoint_due() && !self.finishing()
+            || self.applier.compacting().next().is_some()
+    }
+
+    fn finishing(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job, Job::FinishCheckpoint(_)))
+    }
+
+    /// Answers a read from the newest applied state.
+    pub fn read(&self, group: GroupId, call: &Call) -> Result<Answer, StorageError> {
+        let view = self.applier.view(group).expect("clients ask for groups that exist");
+        let revision = view.revision();
+        let failed = |error: ReadError| match error {
+            ReadError::Api(error) => Ok(Answer::Failed { error, never: false }),
+            ReadError::Storage(error) => Err(error),
+        };
+        match call {
+            Call::Range(request) => match view.range(request) {
+                Ok(reply) => Ok(Answer::Range { reply, revision }),
+                Err(error) => failed(error),
+            },
+            Call::ReadTxn(request) => match view.read_txn(request) {
+                Ok(reply) => Ok(Answer::ReadTxn { reply, revision }),
+                Err(error) => failed(error),
+            },
+            _ => unreachable!("only reads are served from a view"),
+        }
+    }
+
+    pub fn contents(
+        &self,
+        group: GroupId,
+        request: &RangeRequest,
+    ) -> Result<(RangeReply, i64), StorageError> {
+        let view = self.applier.view(group).expect("every member has every group");
+        match view.range(request) {
+            Ok(reply) => Ok((reply, view.revision())),
+            Err(ReadError::Storage(error)) => Err(error),
+            Err(ReadError::Api(error)) => panic!("a plain range fails with {error:?}"),
+        }
+    }
+
+    pub fn leases(&self, group: GroupId) -> Vec<LeaseId> {
+        let view = self.applier.view(group).expect("every member has every group");
+        view.leases().expect("leases can be read").into_iter().map(|l| l.id).collect()
+    }
+
+    pub fn verify_store(&self) -> Result<(), String> {
+        let report = self.applier.store().verify().map_err(|error| error.to_string())?;
+        if report.problems.is_empty() { Ok(()) } else { Err(format!("{:?}", report.problems)) }
+    }
+
+    /// Who refuses whom when a member of another cluster is met: (this member, the other).
+    pub fn meet_foreign(&self, foreign: &LocalIdentity) -> (bool, bool) {
+        let theirs = foreign.hello(self.identity.node, StreamKind::Messages);
+        let ours = self.identity.hello(foreign.node, StreamKind::Messages);
+        let mut their_book = PeerBook::new();
+        their_book.add(self.identity.node, None);
+        let refuses =
+            |verdict| matches!(verdict, Verdict::Refuse(Refusal::ClusterIdMismatch { .. }));
+        (
+            refuses(judge(&self.identity, &self.book, &theirs)),
+            refuses(judge(foreign, &their_book, &ours)),
+        )
+    }
+}
+
+/// Two members shake hands, both ways; what each refuses, if it does. Accepted ones are pinned.
+pub fn meet(a: &mut Live, b: &mut Live) -> (Option<Refusal>, Option<Refusal>) {
+    let from_a = a.identity.hello(b.identity.node, StreamKind::Messages);
+    let from_b = b.identity.hello(a.identity.node, StreamKind::Messages);
+    let refusal = |verdict| match verdict {
+        Verdict::Accept => None,
+        Verdict::Refuse(refusal) => Some(refusal),
+    };
+    let by_a = refusal(judge(&a.identity, &a.book, &from_b));
+    let by_b = refusal(judge(&b.identity, &b.book, &from_a));
+    if by_a.is_none() && by_b.is_none() {
+        a.book.pin(b.identity.node, b.identity.incarnation);
+        b.book.pin(a.identity.node, a.identity.incarnation);
+    }
+    (by_a, by_b)
+}
+
+/// A member of another cluster that calls itself `node`.
+pub fn foreign_identity(node: NodeId) -> LocalIdentity {
+    LocalIdentity {
+        cluster: FOREIGN_CLUSTER,
+        node,
+        incarnation: Incarnation(0xbad),
+        server_version: "sim".to_owned(),
+        peer_urls: Vec::new(),
+    }
+}
+
+pub fn step_checkpoint(job: &mut CheckpointJob) -> Result<Option<CheckpointDone>, StorageError> {
+    match job.step()? {
+        Step::More => Ok(None),
+        Step::Done(done) => Ok(Some(done)),
+    }
+}
+
+/// Whether the error of a proposal promises that the command was not and will not be applied.
+pub fn is_never(error: &ApiError) -> bool {
+    matches!(error, ApiError::TooManyRequests)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn found(
+    plan: &Plan,
+    node: NodeId,
+    peers: &[NodeId],
+    incarnation: Incarnation,
+    disk: &Arc<dyn Disk>,
+    options: WalOptions,
+    store_options: StoreOptions,
+    wal_id: WalIdentity,
+) -> Result<(), StorageError> {
+    disk.create_dir_all(Path::new(SNAP_DIR))?;
+    disk.create_dir_all(Path::new(WAL_DIR))?;
+    let identity = StoreIdentity { cluster: CLUSTER, node, incarnation };
+    let store = Store::create(disk.clone(), Path::new(STORE), identity, store_options)?;
+    let members = peers.iter().map(|id| Member {
+        id: *id,
+        peer_urls: vec![format!("http://sim-{id}:2380")],
+        ..Member::default()
+    });
+    let mut root_tree = store.tree(GroupId::ROOT, TreeKind(ROOT_TREE));
+    RootState::founded(members).store_all(&mut root_tree)?;
+    let conf = ConfState::of_voters(peers.to_vec());
+    let meta = GroupMeta {
+        applied: BOOT_INDEX,
+        term: BOOT_TERM,
+        conf,
+        installed: (BOOT_INDEX, BOOT_TERM),
+    };
+    let metas = (1..=plan.groups).map(|g| (GroupId(g), meta.encode())).collect();
+    let mut job =
+        store.begin_checkpoint(vec![(GroupId::ROOT, TreeKind(ROOT_TREE), root_tree.view())], metas);
+    while step_checkpoint(&mut job)?.is_none() {}
+    let mut wal = Wal::create(disk.clone(), Path::new(WAL_DIR), wal_id, options)?;
+    let records = (1..=plan.groups)
+        .flat_map(|g| {
+            let group = GroupId(g);
+            [
+                Record::LogStart { group, index: BOOT_INDEX, term: BOOT_TERM },
+                Record::HardState { group, hard: boot_hard_state() },
+            ]
+        })
+        .collect();
+    wal.write(&Batch { records })?;
+    wal.sync()
+}
+
+fn shape(wal: &Wal, group: GroupId, log: &GroupLog) -> LogShape {
+    let mut shape = LogShape { hard: log.hard, start: log.start, ..LogShape::default() };
+    let mut runs = log.terms.iter().peekable();
+    while let Some((first, term)) = runs.next() {
+        let end = runs.peek().map_or(log.last.next(), |(next, _)| *next);
+        for index in first.0..end.0 {
+            shape.terms.insert(LogIndex(index), *term);
+        }
+    }
+    let _ = (wal, group, Term::ZERO);
+    shape
+}
+
+/// Every entry that the log says it has can be read.
+pub fn read_back(wal: &Wal, group: GroupId, log: &LogShape) -> Result<Vec<Entry>, StorageError> {
+    let mut entries = Vec::new();
+    let mut from = log.start.0.next();
+    while from <= log.last() {
+        let chunk = wal.read(group, from, log.last(), 1 << 20)?;
+        from = chunk.last().map_or(log.last().next(), |e| e.index.next());
+        entries.extend(chunk);
+    }
+    Ok(entries)
+}
