@@ -44,9 +44,12 @@ impl World {
     fn wal_write(&mut self, m: usize) -> Result<(), StorageError> {
         let node = self.slots[m].node;
         let p = self.slots[m].process;
+        let wiped = self.slots[m].wiped;
         let live = self.slots[m].live.as_mut().expect("work is done by live members");
         let batch = live.wal_batch.take().expect("a batch waits for this write");
-        self.safety.on_write(node, &batch.batch.records);
+        if !wiped {
+            self.safety.on_write(node, &batch.batch.records);
+        }
         let wrote = live.wal.write(&batch.batch);
         live.wal_synced = Some(batch.id);
         wrote?;
@@ -63,7 +66,9 @@ impl World {
         }
         let batch = live.wal_synced.take().expect("a write came before its sync");
         live.spare_wanted = true;
-        self.safety.on_synced(node);
+        if !self.slots[m].wiped {
+            self.safety.on_synced(node);
+        }
         self.act(m, Action::Persisted { batch })
     }
 

@@ -235,6 +235,7 @@ fn report(board: &Board, seed: u64, mut outcome: Outcome, twice: bool, verbose: 
     }
     let tail = outcome.lines.len().saturating_sub(tail_lines);
     for line in &outcome.lines[tail..] {
+        let line: String = line.chars().take(if verbose { 2_000 } else { 240 }).collect();
         println!("    {line}");
     }
     println!("seed {seed} violates [{}]: {}", violation.rule, violation.detail);

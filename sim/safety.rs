@@ -327,8 +327,9 @@ impl Safety {
         }
     }
 
+    /// What the disk held stays on the record: entries were committed with its help. The member
+    /// itself is never heard again.
     pub fn on_wiped(&mut self, node: NodeId) {
-        self.durable.remove(&node);
         self.unsynced.remove(&node);
     }
 
@@ -399,7 +400,8 @@ impl Safety {
                     disk.hard.vote
                 );
             }
-            MessageBody::AppendReply { index, reject: None } => {
+            // Index 0 acknowledges nothing: it only tells a stale leader of a newer term.
+            MessageBody::AppendReply { index, reject: None } if index.0 > 0 => {
                 ensure!(
                     disk.hard.term >= message.term && disk.last() >= *index,
                     "message-after-durable",

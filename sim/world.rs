@@ -42,6 +42,8 @@ pub enum Event {
         to: usize,
         receiver: Process,
         late: bool,
+        /// The data directory of the process that sent it, and whether that is a wiped one.
+        sender: (Incarnation, bool),
         what: Rc<NodeMessage>,
     },
     /// The next piece of work of one of the member's lanes.
@@ -340,8 +342,8 @@ impl World {
                 let now_ms = (self.now_us - self.slots[m].born_us) / MS;
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, late, what, receiver } => {
-                self.arrive(from, to, receiver, late, &what)
+            Event::Arrive { from, to, late, what, receiver, sender } => {
+                self.arrive(from, to, receiver, late, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
@@ -629,19 +631,20 @@ impl World {
                 }
             }
         }
-        let sender = self.slots[from].process;
+        let p = self.slots[from].process;
         if !self.connect(from, to)? {
             let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
-            self.after(200, Event::Tell { m: from, p: sender, action });
+            self.after(200, Event::Tell { m: from, p, action });
             return Ok(());
         }
         let receiver = self.slots[to].process;
+        let sender = (self.slots[from].incarnation, self.slots[from].wiped);
         let flights = self.net.send(self.now_us, from, to, &message, &mut self.counters);
         let what = Rc::new(message);
         for flight in flights {
             let what = what.clone();
             let late = flight.late;
-            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, late, what });
+            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, late, sender, what });
         }
         Ok(())
     }
@@ -652,6 +655,7 @@ impl World {
         to: usize,
         receiver: Process,
         late: bool,
+        sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
         let hash = hash_message(what);
@@ -664,7 +668,7 @@ impl World {
         if slot.paused_until_us > self.now_us {
             // A frozen process' socket keeps what arrives.
             let until = slot.paused_until_us;
-            self.at(until, Event::Arrive { from, to, receiver, late, what: what.clone() });
+            self.at(until, Event::Arrive { from, to, receiver, late, sender, what: what.clone() });
             return Ok(());
         }
         if let Err(why) = self.net.arrives(from, to) {
@@ -676,17 +680,16 @@ impl World {
         } else if receiver != slot.process {
             return Ok(());
         }
-        if self.slots[from].wiped {
+        if sender.1 {
             return broken(
                 "wiped-heard",
                 format!("member {from} was wiped, {to} takes its message"),
             );
         }
         self.trace.note(self.now_us, || format!("{from} -> {to}: {}", describe(what)));
-        let from_slot = &self.slots[from];
         let action = Action::Frame {
-            from: from_slot.node,
-            incarnation: from_slot.incarnation,
+            from: self.slots[from].node,
+            incarnation: sender.0,
             message: (**what).clone(),
         };
         self.act(to, action)
