@@ -116,7 +116,10 @@ impl CheckpointJob {
         let state = store.0.state();
         let (checkpoint, catalogue) = (state.meta.checkpoint + 1, state.catalogue.clone());
         drop(state);
-        store.0.epochs.begin(checkpoint);
+        // On a poisoned store the first step says so; its epoch has begun already.
+        if !store.0.poisoned.load(Ordering::Acquire) {
+            store.0.epochs.begin(checkpoint);
+        }
         let (mut waiting, mut loose, mut views) = (VecDeque::new(), Vec::new(), Vec::new());
         let mut unlisted = catalogue.trees.clone();
         for (group, kind, view) in trees {
@@ -126,7 +129,9 @@ impl CheckpointJob {
             if root.child.is_none() {
                 // An empty tree is one that is not there.
                 unlisted.extend(stored.map(|stored| (key, stored)));
-            } else if stored.as_ref().and_then(Root::page) != root.page() || root.page().is_none() {
+            } else if root.page().is_none() || stored.as_ref().and_then(Root::page) != root.page() {
+                let fresh = view.epoch() + 1 >= checkpoint;
+                assert!(fresh, "a view from before the last checkpoint is to be the next one");
                 let mut old: Vec<(PageRef, u8)> = Vec::new();
                 old.extend(stored.and_then(|stored| Some((stored.page()?, stored.level))));
                 if let Some(from) = view.loose().filter(|from| !from.is_owned()) {

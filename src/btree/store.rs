@@ -260,12 +260,6 @@ impl Store {
     pub fn verify(&self) -> Result<VerifyReport, StorageError> {
         verify::verify(&self.0)
     }
-
-    /// The root as the catalogue holds it, for tests.
-    #[cfg(test)]
-    pub(super) fn stored_root(&self, group: GroupId, kind: TreeKind) -> Option<Root> {
-        self.0.state().catalogue.trees.get(&(group, kind)).cloned()
-    }
 }
 
 /// The valid metas, the newest first.

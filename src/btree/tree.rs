@@ -136,7 +136,7 @@ struct ViewInner {
     /// The root's node once somebody has read it: the node that every lookup needs.
     node: OnceLock<Arc<Node>>,
     /// Keeps the pages that this root can reach from being reused.
-    _pin: Arc<Pin>,
+    pin: Arc<Pin>,
     loose: Option<Arc<Loose>>,
 }
 
@@ -146,7 +146,7 @@ pub struct View(Arc<ViewInner>);
 
 impl View {
     pub(super) fn new(store: Store, root: Root, pin: Arc<Pin>, loose: Option<Arc<Loose>>) -> View {
-        View(Arc::new(ViewInner { store, root, node: OnceLock::new(), _pin: pin, loose }))
+        View(Arc::new(ViewInner { store, root, node: OnceLock::new(), pin, loose }))
     }
 
     pub(super) fn pager(&self) -> &Pager {
@@ -154,6 +154,9 @@ impl View {
     }
     pub(super) fn root(&self) -> &Root {
         &self.0.root
+    }
+    pub(super) fn epoch(&self) -> u64 {
+        self.0.pin.epoch
     }
     pub(super) fn loose(&self) -> Option<&Arc<Loose>> {
         self.0.loose.as_ref()

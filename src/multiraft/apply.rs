@@ -44,7 +44,10 @@ pub struct AppliedEntry {
 pub enum Outcome {
     Reply(Reply),
     /// The membership behind a change, and the member it was about.
-    Members { member: Option<Member>, members: Vec<Member> },
+    Members {
+        member: Option<Member>,
+        members: Vec<Member>,
+    },
 }
 
 /// How full things are: what decides on checkpoints, quota and back-pressure.
@@ -200,7 +203,11 @@ impl Applier {
 
     /// Runs one job. Jobs of one group come in log order; the last entry of a job is never below
     /// the one of the job before.
-    pub fn apply(&mut self, group: GroupId, entries: &[Entry]) -> Result<AppliedBatch, StorageError> {
+    pub fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[Entry],
+    ) -> Result<AppliedBatch, StorageError> {
         let state = self.groups.get_mut(&group).expect("only groups of this store are applied to");
         let last = entries.last().expect("an apply job has entries");
         let mut batch = Gathering::default();
@@ -218,18 +225,14 @@ impl Applier {
             match entry.kind {
                 EntryKind::Empty => {}
                 EntryKind::Command => {
-                    let mut root = (group == GroupId::ROOT).then_some(Membership {
-                        root: &mut self.root,
-                        tree: &mut self.root_tree,
-                    });
+                    let mut root = (group == GroupId::ROOT)
+                        .then_some(Membership { root: &mut self.root, tree: &mut self.root_tree });
                     let known = state.command(entry, self.origin, root.as_mut(), &mut batch)?;
                     self.counters.undecodable += u64::from(!known);
                 }
                 EntryKind::ConfChange => {
-                    let mut root = (group == GroupId::ROOT).then_some(Membership {
-                        root: &mut self.root,
-                        tree: &mut self.root_tree,
-                    });
+                    let mut root = (group == GroupId::ROOT)
+                        .then_some(Membership { root: &mut self.root, tree: &mut self.root_tree });
                     state.conf_change(entry, self.origin, root.as_mut(), &mut batch)?;
                 }
             }
@@ -243,7 +246,7 @@ impl Applier {
         let state = self.groups.get(&group).expect("it was there a moment ago");
         let view = state.keyspace.view();
         let revision = state.keyspace.revision();
-        let alarms = batch.alarms_changed.then(|| view.alarms());
+        let alarms = batch.alarms_changed.then(|| view.alarms(None));
         Ok(AppliedBatch {
             group,
             index,
@@ -340,8 +343,7 @@ impl GroupState {
         if matches!(command, Command::Compact(_)) && applied.reply.is_ok() {
             self.compacting = true;
         }
-        let physical =
-            matches!(command, Command::Compact(CompactRequest { physical: true, .. }));
+        let physical = matches!(command, Command::Compact(CompactRequest { physical: true, .. }));
         if physical && applied.reply.is_ok() && id.origin == origin {
             self.deferred.push(AppliedEntry {
                 id,
@@ -464,10 +466,8 @@ impl Applier {
         };
         // Physical compactions that waited are answered by their deadline: whether they were
         // done before the state was replaced is not known here.
-        self.groups.insert(
-            group,
-            GroupState { keyspace, meta, deferred: Vec::new(), compacting: true },
-        );
+        self.groups
+            .insert(group, GroupState { keyspace, meta, deferred: Vec::new(), compacting: true });
         self.unsaved_entries += 1;
         Ok(())
     }
@@ -506,7 +506,7 @@ impl Applier {
             events: Vec::new(),
             lease_changes,
             confs: Vec::new(),
-            alarms: Some(view.alarms()),
+            alarms: Some(view.alarms(None)),
             root: (group == GroupId::ROOT).then(|| self.root.clone()),
             revision: state.keyspace.revision(),
             view,

@@ -9,7 +9,7 @@
 //! The log may be freed up to the *older* of the store's two valid metas: if the newest one turns
 //! out damaged, the older one and the log behind it still make the whole state.
 
-use super::apply::{Applier, AppliedBatch, Pressure};
+use super::apply::{AppliedBatch, Applier, Pressure};
 use super::meta::GroupMeta;
 use super::root::ROOT_TREE;
 use crate::btree::{CheckpointDone, CheckpointJob, TreeKind};
@@ -96,7 +96,10 @@ impl Applier {
     }
 
     /// The job has reached its end: the state it froze is durable.
-    pub fn finish_checkpoint(&mut self, done: &CheckpointDone) -> Result<CheckpointOutcome, StorageError> {
+    pub fn finish_checkpoint(
+        &mut self,
+        done: &CheckpointDone,
+    ) -> Result<CheckpointOutcome, StorageError> {
         let running = self.running.take().expect("a checkpoint is finished once");
         for state in self.groups.values_mut() {
             state.keyspace.adopt(done);

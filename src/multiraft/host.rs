@@ -16,9 +16,7 @@ use super::turn::{
 };
 use crate::raft::{Config, Effect, Effects, Input, Replica};
 use crate::types::message::SnapshotMeta;
-use crate::types::{
-    ConfChange, Entry, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
-};
+use crate::types::{ConfChange, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term};
 use crate::wal::{Batch, Record};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -62,8 +60,6 @@ struct Slot {
     forming: bool,
     /// The same of the batch in flight.
     in_flight: bool,
-    /// A fetched state is on its way into the store: see `Host::set_installing`.
-    installing: bool,
     /// Where in the forming batch the group's hard state and its newest append are.
     hard_at: Option<usize>,
     append_at: Option<usize>,
@@ -143,7 +139,6 @@ impl Host {
             cut: None,
             forming: false,
             in_flight: false,
-            installing: false,
             hard_at: None,
             append_at: None,
             hard,
@@ -195,24 +190,10 @@ impl Host {
         }
     }
 
-    /// While a fetched state replaces the group's, its log must not commit past that state by
-    /// other ways: the applier would skip entries whose verdicts raft waits for. So the replica
-    /// takes no entries, does not campaign, and learns of no commit; heartbeats still count as
-    /// signs of life and votes are still given.
-    pub fn set_installing(&mut self, group: GroupId, installing: bool) {
-        if let Some(slot) = self.slots.get_mut(&group) {
-            slot.installing = installing;
-        }
-    }
-
     /// Steps one group. False when this node has no replica of it.
     pub fn step(&mut self, group: GroupId, input: Input) -> bool {
         let Some(slot) = self.slots.get_mut(&group) else {
             return false;
-        };
-        let Some(input) = (if slot.installing { while_installing(input) } else { Some(input) })
-        else {
-            return true;
         };
         let mut effects = std::mem::take(&mut self.effects);
         slot.replica.step(input, &mut effects);
@@ -255,7 +236,11 @@ impl Host {
         for (index, change) in confs {
             self.step(group, Input::ConfApplied { index, change });
         }
-        self.step(group, Input::Applied { index });
+        // A state that was installed meanwhile has overtaken entries that were on their way.
+        let behind = self.replica(group).is_some_and(|replica| replica.applied() < index);
+        if behind {
+            self.step(group, Input::Applied { index });
+        }
     }
 
     /// The store holds the state at `meta` durably: the log may start behind it.
@@ -268,10 +253,10 @@ impl Host {
     pub fn trim(&mut self, group: GroupId, held: LogIndex) {
         let policy = self.policy;
         let Some(slot) = self.slots.get_mut(&group) else { return };
-        let status = slot.replica.status();
-        let by_entries = LogIndex(status.applied.0.saturating_sub(policy.keep_entries));
+        let applied = slot.replica.applied();
+        let by_entries = LogIndex(applied.0.saturating_sub(policy.keep_entries));
         let by_bytes = slot.sizes.index_with_at_most(policy.keep_bytes);
-        let index = held.min(by_entries.max(by_bytes)).min(status.applied);
+        let index = held.min(by_entries.max(by_bytes)).min(applied);
         let first = slot.replica.log_start().0;
         if index.0 >= first.0.saturating_add(policy.step_entries.max(1)) {
             slot.sizes.trim(index);
@@ -294,7 +279,8 @@ impl Host {
         for (&group, slot) in &mut self.slots {
             let ready = slot.waiting.partition_point(|entry| entry.index <= slot.durable);
             if ready > 0 {
-                turn.applies.push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
+                turn.applies
+                    .push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
             }
         }
         self.counters.messages_out += turn.messages.len() as u64;
@@ -462,21 +448,5 @@ impl Slot {
         self.durable = self.durable.min(index);
         self.cut = Some(self.cut.map_or(index, |cut| cut.min(index)));
         self.sizes.truncate(index);
-    }
-}
-
-/// See `Host::set_installing`.
-fn while_installing(input: Input) -> Option<Input> {
-    match input {
-        Input::Tick | Input::Campaign => None,
-        Input::Message(mut message) => match &mut message.body {
-            MessageBody::Append { .. } | MessageBody::Snapshot { .. } | MessageBody::TimeoutNow => None,
-            MessageBody::Heartbeat { commit, .. } => {
-                *commit = LogIndex::ZERO;
-                Some(Input::Message(message))
-            }
-            _ => Some(Input::Message(message)),
-        },
-        other => Some(other),
     }
 }

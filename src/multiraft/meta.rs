@@ -44,7 +44,10 @@ impl GroupMeta {
             let format = reader.varint("format")?;
             let applied = LogIndex(reader.varint("applied index")?);
             let term = Term(reader.varint("applied term")?);
-            let installed = (LogIndex(reader.varint("installed index")?), Term(reader.varint("installed term")?));
+            let installed = (
+                LogIndex(reader.varint("installed index")?),
+                Term(reader.varint("installed term")?),
+            );
             let conf = decode_conf_state(&mut reader)?;
             Ok((format, GroupMeta { applied, term, conf, installed }))
         };

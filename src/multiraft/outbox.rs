@@ -46,7 +46,10 @@ impl Outbox {
     pub fn drain(&mut self) -> Vec<(NodeId, NodeMessage)> {
         self.open.clear();
         let peers = std::mem::take(&mut self.peers);
-        peers.into_iter().flat_map(|(to, frames)| frames.into_iter().map(move |f| (to, f))).collect()
+        peers
+            .into_iter()
+            .flat_map(|(to, frames)| frames.into_iter().map(move |f| (to, f)))
+            .collect()
     }
 }
 

@@ -77,7 +77,9 @@ impl RootState {
     pub fn founded(members: impl IntoIterator<Item = Member>) -> RootState {
         let members = members
             .into_iter()
-            .map(|m| (m.id, Member { name: String::new(), client_urls: vec![], incarnation: None, ..m }))
+            .map(|m| {
+                (m.id, Member { name: String::new(), client_urls: vec![], incarnation: None, ..m })
+            })
             .collect();
         RootState { members, removed: BTreeSet::new() }
     }
@@ -151,8 +153,12 @@ impl RootState {
         let id = change.id();
         match change {
             RootChange::Add(member) => {
-                let member =
-                    Member { name: String::new(), client_urls: vec![], incarnation: None, ..member };
+                let member = Member {
+                    name: String::new(),
+                    client_urls: vec![],
+                    incarnation: None,
+                    ..member
+                };
                 self.members.insert(id, member);
             }
             RootChange::Remove(_) => {
@@ -270,7 +276,10 @@ pub fn encode_context(request: RequestId, change: &RootChange) -> Bytes {
 /// `None` for bytes that are no context: such a change is refused by every node alike.
 pub fn decode_context(bytes: &Bytes) -> Option<(RequestId, RootChange)> {
     let mut reader = Reader::new(bytes);
-    let request = RequestId { origin: reader.varint("request origin").ok()?, seq: reader.varint("request number").ok()? };
+    let request = RequestId {
+        origin: reader.varint("request origin").ok()?,
+        seq: reader.varint("request number").ok()?,
+    };
     let change = decode_change(&mut reader)?;
     Some((request, change))
 }

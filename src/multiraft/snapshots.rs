@@ -180,11 +180,18 @@ pub fn checksum(items: &[SnapshotItem]) -> u32 {
 /// What the core wants the installer to do, in this order.
 #[derive(Debug)]
 pub enum InstallStep {
-    Begin { group: GroupId, meta: SnapshotMeta },
+    Begin {
+        group: GroupId,
+        meta: SnapshotMeta,
+    },
     Chunk(SnapshotChunk),
     /// Every chunk is in: hand the trees to the applier.
-    Finish { group: GroupId },
-    Abort { group: GroupId },
+    Finish {
+        group: GroupId,
+    },
+    Abort {
+        group: GroupId,
+    },
 }
 
 /// What became of a chunk.
@@ -276,9 +283,9 @@ impl Installer {
         };
         loading.close()?;
         // A tree without items sent none: it is empty, not missing.
-        let kinds = TREE_KINDS.into_iter().chain(
-            (group == GroupId::ROOT).then_some(TreeKind(super::root::ROOT_TREE)),
-        );
+        let kinds = TREE_KINDS
+            .into_iter()
+            .chain((group == GroupId::ROOT).then_some(TreeKind(super::root::ROOT_TREE)));
         for kind in kinds {
             if !loading.trees.contains_key(&kind) {
                 let empty = self.store.bulk_loader(group, kind).finish()?;
@@ -291,14 +298,19 @@ impl Installer {
 }
 
 impl Loading {
-    fn push(&mut self, store: &Store, group: GroupId, item: SnapshotItem) -> Result<(), StorageError> {
+    fn push(
+        &mut self,
+        store: &Store,
+        group: GroupId,
+        item: SnapshotItem,
+    ) -> Result<(), StorageError> {
         let kind = TreeKind(item.kind);
         if self.open.as_ref().is_none_or(|(open, _)| *open != kind) {
             self.close()?;
             self.open = Some((kind, store.bulk_loader(group, kind)));
         }
         let (_, loader) = self.open.as_mut().expect("it was opened above");
-        loader.push(&item.key, item.value, item.live)?;
+        loader.push(&item.key, &item.value, item.live)?;
         self.cursor = Some((item.kind, item.key));
         Ok(())
     }

@@ -3,7 +3,8 @@
 
 use crate::raft;
 use crate::types::{
-    ConfChange, ConfState, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term, message::SnapshotMeta,
+    ConfChange, ConfState, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term,
+    message::SnapshotMeta,
 };
 use crate::wal;
 use bytes::Bytes;

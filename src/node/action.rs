@@ -2,7 +2,7 @@
 //! struct of plain values. Times are milliseconds of one monotonic clock per process.
 
 use super::membership::MembershipChange;
-use crate::multiraft::apply::AppliedBatch;
+use crate::multiraft::apply::{AppliedBatch, Pressure};
 use crate::multiraft::root::RootState;
 use crate::multiraft::snapshots::{ChunkInstalled, InstallStep};
 use crate::multiraft::turn::{ApplyJob, BatchId, LogRead, SoftState, WalBatch};
@@ -26,48 +26,112 @@ pub struct Token(pub u64);
 pub enum Action {
     /// The clock: at least once per heartbeat interval. `now_ms` never falls. The core derives
     /// raft ticks, deadlines and lease expiry from it; after a pause ticks are not made up for.
-    Tick { now_ms: u64 },
+    Tick {
+        now_ms: u64,
+    },
     /// A frame from another node, whose stream the transport has authenticated as `incarnation`
     /// of `from`. Messages of a stream arrive in order and at most once.
-    Frame { from: NodeId, incarnation: Incarnation, message: NodeMessage },
+    Frame {
+        from: NodeId,
+        incarnation: Incarnation,
+        message: NodeMessage,
+    },
     /// A stream to and from `peer` is up (from then on its messages are expected).
-    PeerUp { peer: NodeId },
+    PeerUp {
+        peer: NodeId,
+    },
     /// The stream to `peer` broke: what was sent lately may be lost.
-    PeerDown { peer: NodeId },
+    PeerDown {
+        peer: NodeId,
+    },
     /// Something for `peer` could not be sent and was thrown away.
-    Unreachable { peer: NodeId },
+    Unreachable {
+        peer: NodeId,
+    },
 
     /// A client's write. The core does the checks that come before the log (size, alarms, quota).
-    Propose { group: GroupId, token: Token, command: Command },
+    Propose {
+        group: GroupId,
+        token: Token,
+        command: Command,
+    },
     /// A client's linearizable read wants a point: the answer says from which applied index on
     /// the local state may be read, and comes only when that index has been applied.
-    Read { group: GroupId, token: Token },
-    KeepAlive { group: GroupId, token: Token, lease: LeaseId },
-    LeaseTtl { group: GroupId, token: Token, lease: LeaseId },
+    Read {
+        group: GroupId,
+        token: Token,
+    },
+    KeepAlive {
+        group: GroupId,
+        token: Token,
+        lease: LeaseId,
+    },
+    LeaseTtl {
+        group: GroupId,
+        token: Token,
+        lease: LeaseId,
+    },
     /// `MoveLeader`.
-    Transfer { group: GroupId, token: Token, to: NodeId },
-    Membership { token: Token, change: MembershipChange },
+    Transfer {
+        group: GroupId,
+        token: Token,
+        to: NodeId,
+    },
+    Membership {
+        token: Token,
+        change: MembershipChange,
+    },
     /// The client has gone: forget its request. Nothing is answered.
-    Cancel { token: Token },
+    Cancel {
+        token: Token,
+    },
 
     /// The batch of an earlier output was written and synced.
-    Persisted { batch: BatchId },
+    Persisted {
+        batch: BatchId,
+    },
     /// An apply job has run, and its results are visible to readers.
-    Applied { batch: Box<AppliedBatch> },
+    Applied {
+        batch: Box<AppliedBatch>,
+    },
     /// Background compaction of `group` made a step; `physical` names what it completed.
-    Compacted { group: GroupId, answered: Vec<crate::multiraft::apply::AppliedEntry> },
-    EntriesRead { group: GroupId, purpose: raft::ReadFor, from: LogIndex, entries: Vec<Entry> },
+    Compacted {
+        group: GroupId,
+        answered: Vec<crate::multiraft::apply::AppliedEntry>,
+    },
+    EntriesRead {
+        group: GroupId,
+        purpose: raft::ReadFor,
+        from: LogIndex,
+        entries: Vec<Entry>,
+    },
     /// A checkpoint is durable; per group the index that both valid metas hold.
-    CheckpointDone { held: Vec<(GroupId, LogIndex)> },
+    CheckpointDone {
+        held: Vec<(GroupId, LogIndex)>,
+        pressure: Pressure,
+    },
     /// The applier has pinned the state of `group` for `to` and the snapshot server offers it.
-    SnapshotReady { group: GroupId, to: NodeId, meta: SnapshotMeta },
-    SnapshotFailed { group: GroupId, to: NodeId },
+    SnapshotReady {
+        group: GroupId,
+        to: NodeId,
+        meta: SnapshotMeta,
+    },
+    SnapshotFailed {
+        group: GroupId,
+        to: NodeId,
+    },
     /// The installer has taken a chunk (or refused it).
     ChunkInstalled(ChunkInstalled),
     /// The fetched state of `group` is the applier's state and part of a durable checkpoint.
-    SnapshotDurable { group: GroupId, meta: SnapshotMeta },
+    SnapshotDurable {
+        group: GroupId,
+        meta: SnapshotMeta,
+    },
     /// The applier already has this state or a newer one, or could not take it.
-    SnapshotRefused { group: GroupId, meta: SnapshotMeta },
+    SnapshotRefused {
+        group: GroupId,
+        meta: SnapshotMeta,
+    },
     /// Go away in order: hand leadership over, answer who waits.
     Stop,
 }
@@ -121,16 +185,32 @@ impl Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The command was applied here; `revision` and `term` are for the header.
-    Applied { reply: Reply, revision: i64, index: LogIndex, term: Term },
+    Applied {
+        reply: Reply,
+        revision: i64,
+        index: LogIndex,
+        term: Term,
+    },
     /// The local state may be read: it has everything acknowledged before the read began.
-    Barrier { applied: LogIndex, term: Term },
+    Barrier {
+        applied: LogIndex,
+        term: Term,
+    },
     /// `ttl_seconds` is 0 when there is no such lease.
-    KeptAlive { ttl_seconds: i64 },
+    KeptAlive {
+        ttl_seconds: i64,
+    },
     /// `remaining_seconds` is -1 when there is no such lease.
-    LeaseTtl { granted_seconds: i64, remaining_seconds: i64 },
+    LeaseTtl {
+        granted_seconds: i64,
+        remaining_seconds: i64,
+    },
     Transferred,
     /// The membership after the change; `member` is the one it was about.
-    Members { member: Option<Member>, members: Vec<Member> },
+    Members {
+        member: Option<Member>,
+        members: Vec<Member>,
+    },
 }
 
 /// Why a peer's frames are not taken.

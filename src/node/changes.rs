@@ -149,8 +149,11 @@ impl Core {
         let ended = std::mem::take(&mut self.group_mut(soft.group).transfers);
         for (token, to, _) in ended {
             let reached = soft.leader == to;
-            let result =
-                if reached { Ok(Answer::Transferred) } else { Err(ApiError::TimeoutLeaderTransfer) };
+            let result = if reached {
+                Ok(Answer::Transferred)
+            } else {
+                Err(ApiError::TimeoutLeaderTransfer)
+            };
             self.reply(token, result);
         }
     }
@@ -164,7 +167,8 @@ impl Core {
             && member.client_urls == config.client_urls;
         let refused = member.incarnation.is_some_and(|bound| bound != config.incarnation);
         let led = self.groups.get(&GroupId::ROOT).is_some_and(|entry| !entry.soft.leader.is_none());
-        if known || refused || !led || self.publishing.is_some() || self.stopping_since_ms.is_some() {
+        if known || refused || !led || self.publishing.is_some() || self.stopping_since_ms.is_some()
+        {
             return;
         }
         let command = Command::PublishMember {
@@ -173,8 +177,8 @@ impl Core {
             client_urls: config.client_urls.clone(),
             incarnation: config.incarnation,
         };
-        let seq = self
-            .propose_inside(GroupId::ROOT, command, |parked| RequestKind::Publish { parked });
+        let seq =
+            self.propose_inside(GroupId::ROOT, command, |parked| RequestKind::Publish { parked });
         self.publishing = Some(seq);
     }
 
@@ -209,9 +213,10 @@ impl Core {
         if status.role != Role::Leader || !status.transferee.is_none() {
             return;
         }
-        let fit = status.progress.iter().filter(|p| {
-            p.active && !p.learner && self.peers.get(&p.id).is_none_or(|peer| peer.up)
-        });
+        let fit = status
+            .progress
+            .iter()
+            .filter(|p| p.active && !p.learner && self.peers.get(&p.id).is_none_or(|peer| peer.up));
         if let Some(best) = fit.max_by_key(|p| (p.matched, p.id)) {
             self.host.step(group, Input::Transfer(best.id));
         }

@@ -9,10 +9,10 @@
 //! cancelled.
 
 use super::action::{Action, Answer, Output, Refusal, StopReason, Token};
+use super::changes::WaitingConf;
 use super::fetch::Fetch;
 use super::lessor::{Lessor, SCAN_MS};
 use super::reads::Reads;
-use super::changes::WaitingConf;
 use super::requests::Request;
 use crate::codec::raft::encode_conf_change;
 use crate::multiraft::apply::{AppliedBatch, Pressure};
@@ -67,7 +67,12 @@ pub struct CoreConfig {
 
 impl CoreConfig {
     /// etcd's defaults.
-    pub fn new(cluster: ClusterId, node: NodeId, incarnation: Incarnation, origin: u64) -> CoreConfig {
+    pub fn new(
+        cluster: ClusterId,
+        node: NodeId,
+        incarnation: Incarnation,
+        origin: u64,
+    ) -> CoreConfig {
         CoreConfig {
             cluster,
             node,
@@ -315,14 +320,17 @@ impl Core {
             Action::EntriesRead { group, purpose, from, entries } => {
                 self.host.step(group, Input::EntriesRead { purpose, from, entries });
             }
-            Action::CheckpointDone { held } => self.trim(held),
+            Action::CheckpointDone { held, pressure } => {
+                self.pressure = pressure;
+                self.trim(held);
+            }
             Action::SnapshotReady { group, to, meta } => self.snapshot_ready(group, to, meta),
             Action::SnapshotFailed { group, to } => {
                 self.host.step(group, Input::SnapshotFailed { to });
             }
             Action::ChunkInstalled(installed) => self.chunk_installed(installed),
             Action::SnapshotDurable { group, meta } => self.snapshot_durable(group, meta),
-            Action::SnapshotRefused { group, meta } => self.snapshot_refused(group, meta.index),
+            Action::SnapshotRefused { group, meta } => self.refuse_fetch(group, meta.index),
             Action::Stop => self.stop(),
         }
     }
@@ -557,8 +565,8 @@ impl Core {
         let group = self.group_mut(soft.group);
         let before = std::mem::replace(&mut group.soft, soft);
         let leader_changed = before.leader != soft.leader;
-        let began_to_lead = soft.role == Role::Leader
-            && (before.role != Role::Leader || before.term != soft.term);
+        let began_to_lead =
+            soft.role == Role::Leader && (before.role != Role::Leader || before.term != soft.term);
         if began_to_lead {
             group.lessor.promote(now, grace);
         } else if soft.role != Role::Leader && before.role == Role::Leader {

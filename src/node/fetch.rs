@@ -140,19 +140,17 @@ impl Core {
             return self.ask_chunk(group);
         }
         // The log may have come as far by itself meanwhile; then the state is of no use.
-        let commit = self.host.replica(group).map(|replica| replica.status().commit);
+        let commit = self.host.replica(group).map(|replica| replica.commit());
         if commit.is_none_or(|commit| commit >= index) {
             return self.refuse_fetch(group, index);
         }
         self.group_mut(group).fetch.as_mut().expect("it was there a moment ago").state =
             State::Finishing;
-        self.host.set_installing(group, true);
         self.out.installs.push(InstallStep::Finish { group });
     }
 
     /// The state is part of a durable checkpoint: now the log may start there.
     pub(super) fn snapshot_durable(&mut self, group: GroupId, meta: SnapshotMeta) {
-        self.host.set_installing(group, false);
         self.counters.snapshots_fetched += 1;
         if let Some(entry) = self.groups.get_mut(&group) {
             entry.fetch = None;
@@ -160,12 +158,6 @@ impl Core {
         }
         self.host.step(group, Input::SnapshotInstalled { meta });
         self.start_fetches();
-    }
-
-    /// The applier did not want it.
-    pub(super) fn snapshot_refused(&mut self, group: GroupId, index: LogIndex) {
-        self.host.set_installing(group, false);
-        self.refuse_fetch(group, index);
     }
 
     pub(super) fn snapshot_gone(&mut self, from: NodeId, group: GroupId, id: u64, index: LogIndex) {
@@ -177,7 +169,8 @@ impl Core {
         }
     }
 
-    fn refuse_fetch(&mut self, group: GroupId, index: LogIndex) {
+    /// The fetch has failed, or the applier did not want what it brought.
+    pub(super) fn refuse_fetch(&mut self, group: GroupId, index: LogIndex) {
         self.counters.snapshots_refused += 1;
         if let Some(entry) = self.groups.get_mut(&group)
             && entry.fetch.as_ref().is_some_and(|fetch| fetch.meta.index == index)

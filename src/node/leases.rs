@@ -110,7 +110,9 @@ impl Core {
             if let Some((granted, remaining)) = entry.lessor.time_to_live(lease, now) {
                 (granted_seconds, remaining_seconds) = (granted, remaining);
             }
-        } else if let Renewal::Renewed { ttl_seconds, checkpointed } = entry.lessor.renew(lease, now) {
+        } else if let Renewal::Renewed { ttl_seconds, checkpointed } =
+            entry.lessor.renew(lease, now)
+        {
             (granted_seconds, remaining_seconds) = (ttl_seconds, ttl_seconds);
             if checkpointed {
                 return self.clear_checkpoint(group, asker, lease, ttl_seconds);
@@ -201,10 +203,8 @@ impl Core {
         if !entry.leads() {
             return;
         }
-        let corrupt = entry
-            .alarms
-            .iter()
-            .any(|(_, kind)| *kind == crate::types::command::AlarmKind::Corrupt);
+        let corrupt =
+            entry.alarms.iter().any(|(_, kind)| *kind == crate::types::command::AlarmKind::Corrupt);
         if corrupt || !entry.outgoing.is_empty() && entry.lessor.is_empty() {
             return;
         }

@@ -72,7 +72,8 @@ impl Lessor {
             } else {
                 lease.ttl_seconds
             };
-            lease.deadline_ms = now_ms.saturating_add(grace_ms).saturating_add(seconds_to_ms(seconds));
+            lease.deadline_ms =
+                now_ms.saturating_add(grace_ms).saturating_add(seconds_to_ms(seconds));
             lease.revoking_ms = None;
             self.deadlines.insert((lease.deadline_ms, id));
         }
@@ -184,7 +185,10 @@ mod tests {
         lessor.promote(0, 1000);
         granted(&mut lessor, 0);
         assert!(lessor.expired(9_999).is_empty());
-        assert_eq!(lessor.renew(ID, 5_000), Renewal::Renewed { ttl_seconds: 10, checkpointed: false });
+        assert_eq!(
+            lessor.renew(ID, 5_000),
+            Renewal::Renewed { ttl_seconds: 10, checkpointed: false }
+        );
         assert_eq!(lessor.time_to_live(ID, 6_500), Some((10, 8)));
         assert!(lessor.expired(14_999).is_empty());
         assert_eq!(lessor.expired(15_000), [ID]);
@@ -213,7 +217,10 @@ mod tests {
         granted(&mut lessor, 0);
         lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 3 }, 0);
         lessor.promote(0, 0);
-        assert_eq!(lessor.renew(ID, 1_000), Renewal::Renewed { ttl_seconds: 10, checkpointed: true });
+        assert_eq!(
+            lessor.renew(ID, 1_000),
+            Renewal::Renewed { ttl_seconds: 10, checkpointed: true }
+        );
         lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 0 }, 2_000);
         assert!(lessor.expired(11_999).is_empty());
         assert_eq!(lessor.expired(12_000), [ID]);

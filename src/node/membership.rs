@@ -14,10 +14,21 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MembershipChange {
     /// `unix_seconds` goes into the new member's id, as etcd does it.
-    Add { peer_urls: Vec<String>, learner: bool, unix_seconds: u64 },
-    Remove { id: NodeId },
-    Promote { id: NodeId },
-    UpdatePeerUrls { id: NodeId, peer_urls: Vec<String> },
+    Add {
+        peer_urls: Vec<String>,
+        learner: bool,
+        unix_seconds: u64,
+    },
+    Remove {
+        id: NodeId,
+    },
+    Promote {
+        id: NodeId,
+    },
+    UpdatePeerUrls {
+        id: NodeId,
+        peer_urls: Vec<String>,
+    },
 }
 
 /// etcd's member id: the head of SHA-1 over the sorted peer URLs, the token, and for members

@@ -1,1 +1,41 @@
-//! (see ARCHITECTURE.md)
+//! One member: a pure core, and around it (elsewhere) the thin loop that moves bytes.
+//!
+//! ```text
+//!            Action                                Output
+//!  ticks, frames, requests ──►  Core::handle  ──►  frames, answers, roles
+//!  persisted, applied, ...      Core::end_turn     WAL batch, apply jobs, log reads,
+//!                                                  pins, fetches, installs
+//! ```
+//!
+//! Everything a member decides is decided in `core` and its neighbours, on values alone; the
+//! simulator drives exactly these objects, event by event. `member` has them side by side with
+//! the log, the store and the applier, and one function per thing an output can ask for.
+//!
+//! Promises: a request is answered once (or cancelled); a proposal whose fate is unknown is never
+//! sent again; a read is answered only at an index that was confirmed after it began and is
+//! applied here; a lease never ends early; nothing queues without a bound.
+//!
+//! Read first: `action` (what can happen, what can be wanted), `core`, then `requests`, `reads`,
+//! `leases`, `changes`, `fetch`; `boot` for data directories.
+
+pub mod action;
+pub mod boot;
+mod changes;
+pub mod core;
+mod fetch;
+mod leases;
+pub mod lessor;
+pub mod member;
+pub mod membership;
+pub mod quota;
+pub mod reads;
+mod requests;
+
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, Answer, Output, Refusal, StopReason, Token};
+pub use boot::{BootConfig, BootError, Founding, boot};
+pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
+pub use member::Member;
+pub use membership::MembershipChange;

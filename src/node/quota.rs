@@ -46,7 +46,9 @@ pub fn changes_data(command: &Command) -> bool {
         | Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. } => true,
         Command::Txn(txn) => has_write(&txn.success) || has_write(&txn.failure),
-        Command::LeaseCheckpoint { .. } | Command::Alarm(_) | Command::PublishMember { .. } => false,
+        Command::LeaseCheckpoint { .. } | Command::Alarm(_) | Command::PublishMember { .. } => {
+            false
+        }
     }
 }
 

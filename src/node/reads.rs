@@ -18,7 +18,12 @@ const ROUNDS_MAX: usize = 8;
 pub enum Reader {
     Client(Token),
     /// A lease question that this member, as leader of `term`, answers once it is confirmed.
-    Lease { asker: LeaseAsker, lease: LeaseId, renew: bool, term: Term },
+    Lease {
+        asker: LeaseAsker,
+        lease: LeaseId,
+        renew: bool,
+        term: Term,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +63,8 @@ impl Reads {
 
     /// Starts a round under `context` if reads wait for one.
     pub fn issue(&mut self, now_ms: u64, context: u64) -> bool {
-        if self.queued.is_empty() || self.rounds.len() >= ROUNDS_MAX || now_ms < self.not_before_ms {
+        if self.queued.is_empty() || self.rounds.len() >= ROUNDS_MAX || now_ms < self.not_before_ms
+        {
             return false;
         }
         let readers = std::mem::take(&mut self.queued);

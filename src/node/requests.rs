@@ -138,7 +138,9 @@ impl Core {
             member: node,
             kind: Some(AlarmKind::NoSpace),
         };
-        self.propose_inside(group, Command::Alarm(alarm), |parked| RequestKind::Proposal { parked });
+        self.propose_inside(group, Command::Alarm(alarm), |parked| RequestKind::Proposal {
+            parked,
+        });
     }
 
     /// A proposal of the core itself: nobody is answered.

@@ -42,13 +42,14 @@ impl Core {
             config.election_ticks > config.heartbeat_ticks,
             "a follower must hear a heartbeat within an election timeout"
         );
-        let log = Log::new(
+        let mut log = Log::new(
             boot.start,
             boot.last,
             &boot.terms,
             boot.tail,
             config.bounds.log_cache_bytes_max,
         );
+        log.conf_change_decided(boot.applied);
         assert!(boot.start.0 <= boot.applied, "the log starts behind what is applied");
         assert!(boot.applied <= boot.last, "the store is ahead of the log");
         assert!(

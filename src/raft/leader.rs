@@ -135,9 +135,9 @@ impl Leader {
         self.append(core, vec![Entry { term, index, kind: EntryKind::ConfChange, data }], fx);
     }
 
-    /// The state machine got further. A joint configuration that asks for it is left as soon as
-    /// the change that entered it is applied.
-    pub fn on_applied(&mut self, core: &mut Core, fx: &mut Effects) {
+    /// A joint configuration that asks for it is left as soon as the change that entered it is
+    /// applied, or by a tick after that: a hand-over may have been under way just then.
+    pub fn leave_joint_if_due(&mut self, core: &mut Core, fx: &mut Effects) {
         let due = core.conf.auto_leave && self.pending_conf <= core.apply.applied();
         if due && self.transfer.is_none() {
             fx.push(Effect::Note(Note::AutoLeave));
@@ -192,6 +192,7 @@ impl Leader {
         if self.heartbeat_elapsed >= core.config.heartbeat_ticks {
             self.heartbeat(core, fx);
         }
+        self.leave_joint_if_due(core, fx);
         Reign::GoesOn
     }
 

@@ -24,6 +24,9 @@ mod read_index;
 pub mod conf_change;
 mod note;
 
+#[cfg(test)]
+mod tests;
+
 pub use note::Note;
 pub use replica::Replica;
 

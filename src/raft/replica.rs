@@ -560,7 +560,7 @@ impl Replica {
             return;
         }
         if let State::Leader(leader) = &mut self.state {
-            leader.on_applied(&mut self.core, fx);
+            leader.leave_joint_if_due(&mut self.core, fx);
         } else if self.core.campaign_wanted && self.core.campaign_obstacle().is_none() {
             self.campaign(Campaign::Usual, fx);
         }

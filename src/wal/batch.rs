@@ -12,7 +12,7 @@ use crate::types::{Entry, GroupId};
 use bytes::Bytes;
 use crc32fast::Hasher;
 
-const HEAD_MAGIC: u32 = 0x4843_5442; // "BTCH"
+pub(super) const HEAD_MAGIC: u32 = 0x4843_5442; // "BTCH"
 pub(super) const HEAD_BYTES: usize = 24;
 pub(super) const COMMIT_BYTES: usize = RECORD_HEAD_BYTES + 4;
 /// Batches begin at multiples of this.
@@ -26,9 +26,9 @@ pub(super) const SEAL_BATCH_BYTES: u64 =
 /// copied once into the batch's buffer, which is cheaper than one more buffer in the call.
 const GATHER_BYTES: usize = 16 << 10;
 
-/// What the checksums in a batch start from: its place and number on top of the segment's seed.
-fn batch_seed(segment_seed: u32, at: u64, number: u64) -> u32 {
-    checksum(segment_seed, &[&at.to_le_bytes(), &number.to_le_bytes()])
+/// What the checksums in a batch start from: its place on top of the segment's seed.
+pub(super) fn batch_seed(segment_seed: u32, at: usize) -> u32 {
+    checksum(segment_seed, &[&(at as u64).to_le_bytes()])
 }
 
 /// Gathers one batch's bytes. It knows the place they will have, so that it can tell where each
@@ -58,7 +58,7 @@ impl BatchWriter {
         number: u64,
     ) -> BatchWriter {
         assert!(at.is_multiple_of(ALIGN as u64), "a batch at {at}");
-        let seed = batch_seed(segment_seed, at, number);
+        let seed = batch_seed(segment_seed, at as usize);
         buffer.clear();
         buffer.resize(HEAD_BYTES, 0);
         BatchWriter {
@@ -146,9 +146,14 @@ fn head(seed: u32, number: u64, bytes: u64) -> [u8; HEAD_BYTES] {
     head[0..4].copy_from_slice(&HEAD_MAGIC.to_le_bytes());
     head[8..16].copy_from_slice(&number.to_le_bytes());
     head[16..24].copy_from_slice(&bytes.to_le_bytes());
-    let crc = checksum(seed, &[&head[0..4], &head[8..24]]);
+    let crc = head_checksum(seed, &head);
     head[4..8].copy_from_slice(&crc.to_le_bytes());
     head
+}
+
+/// Of a batch's first 24 bytes.
+pub(super) fn head_checksum(seed: u32, head: &[u8]) -> u32 {
+    checksum(seed, &[&head[0..4], &head[8..24]])
 }
 
 /// A finished batch, ready to be written.
@@ -213,7 +218,7 @@ impl<'a> ValidBatch<'a> {
         if length < smallest || length > bytes.len() - at || !length.is_multiple_of(ALIGN) {
             return Err(invalid(at + 16, "a batch of impossible length"));
         }
-        let seed = batch_seed(segment_seed, at as u64, number);
+        let seed = batch_seed(segment_seed, at);
         let (first, end) = (at + HEAD_BYTES, at + length);
         let mut sum = Hasher::new_with_initial(seed);
         let mut next = first;
@@ -265,9 +270,8 @@ fn head_at(bytes: &[u8], segment_seed: u32, at: usize) -> Option<(u64, u64)> {
         return None;
     }
     let (number, length) = (u64_at(head, 8), u64_at(head, 16));
-    let seed = batch_seed(segment_seed, at as u64, number);
-    let crc = checksum(seed, &[&head[0..4], &head[8..24]]);
-    (u32_at(head, 4) == crc).then_some((number, length))
+    (u32_at(head, 4) == head_checksum(batch_seed(segment_seed, at), head))
+        .then_some((number, length))
 }
 
 /// The first place at or after `from` where a batch numbered `number` or higher begins.

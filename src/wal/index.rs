@@ -377,3 +377,98 @@ impl GroupIndex {
         self.terms[0].0 = first;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(at: u64) -> Slot {
+        Slot::new(1, at, 8, EntryKind::Command, 0)
+    }
+
+    /// Entries 5..=8 are known to exist, not where; 9 and 10 were seen.
+    fn with_a_hole() -> (GroupIndex, Live) {
+        let bounds = GroupBounds {
+            group: GroupId(1),
+            hard: HardState::default(),
+            start: (LogIndex(4), Term(1)),
+            last: LogIndex(8),
+        };
+        let (mut index, mut live) = (GroupIndex::of_bounds(&bounds), Live::new(1, 1));
+        let seen = [slot(900), slot(1000)].into_iter();
+        index.append(LogIndex(9), Term(3), seen, &mut live).unwrap();
+        (index, live)
+    }
+
+    fn keep(index: &mut GroupIndex, live: &mut Live, at: u64, term: u64) {
+        index.keep(LogIndex(at), Term(term), slot(at * 100), live).unwrap();
+    }
+
+    #[test]
+    fn a_slot_is_small_and_keeps_what_it_is_told() {
+        assert_eq!(size_of::<Slot>(), 16);
+        for kind in [EntryKind::Empty, EntryKind::Command, EntryKind::ConfChange] {
+            let slot = Slot::new(u64::from(u32::MAX) + 7, 12, BYTES_MASK as usize, kind, 5);
+            assert_eq!((slot.offset(), slot.bytes(), slot.kind()), (12, (1 << 30) - 1, kind));
+            let mut live = Live::new(u64::from(u32::MAX) - 3, u64::from(u32::MAX) + 9);
+            assert_eq!(live.sequence(slot), u64::from(u32::MAX) + 7);
+            live.add(slot);
+            assert_eq!(live.oldest_needed(), u64::from(u32::MAX) + 7);
+        }
+    }
+
+    #[test]
+    fn copies_fill_the_hole_in_any_order() {
+        let (mut index, mut live) = with_a_hole();
+        for (at, term) in [(7, 2), (8, 2), (5, 1), (6, 2)] {
+            keep(&mut index, &mut live, at, term);
+        }
+        assert_eq!(index.finish(), Ok(()));
+        let terms = [(5, 1), (6, 2), (9, 3)].map(|(i, t)| (LogIndex(i), Term(t)));
+        assert_eq!(index.terms(), terms);
+        assert_eq!(index.slot(LogIndex(5)), Some(slot(500)));
+        assert_eq!((index.last(), live.count(1).entries), (LogIndex(10), 6));
+    }
+
+    #[test]
+    fn an_entry_that_lies_nowhere_is_missed() {
+        for (missing, copied) in [(5, vec![6, 7, 8]), (7, vec![5, 6, 8]), (8, vec![5, 6, 7])] {
+            let (mut index, mut live) = with_a_hole();
+            for at in copied {
+                keep(&mut index, &mut live, at, 2);
+            }
+            assert_eq!(index.finish(), Err(LogIndex(missing)));
+        }
+    }
+
+    #[test]
+    fn a_hole_is_trimmed_and_truncated_like_entries() {
+        let (mut index, mut live) = with_a_hole();
+        keep(&mut index, &mut live, 5, 2);
+        keep(&mut index, &mut live, 7, 2);
+        index.trim(LogIndex(6), Term(2), &mut live).unwrap();
+        assert_eq!(live.count(1).entries, 3);
+        index.truncate(LogIndex(8), &mut live).unwrap();
+        assert_eq!((index.last(), live.count(1).entries), (LogIndex(7), 1));
+        assert_eq!(index.finish(), Ok(()));
+        assert_eq!(index.terms(), [(LogIndex(7), Term(2))]);
+        index.append(LogIndex(8), Term(9), [slot(1)].into_iter(), &mut live).unwrap();
+        index.restart(LogIndex(3), Term(1), &mut live);
+        assert_eq!((index.last(), live.count(1)), (LogIndex(3), LiveCount::default()));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_log_is_refused() {
+        let (mut index, mut live) = with_a_hole();
+        let live = &mut live;
+        assert!(index.append(LogIndex(12), Term(3), [slot(1)].into_iter(), live).is_err());
+        assert!(index.append(LogIndex(10), Term(3), [slot(1)].into_iter(), live).is_err());
+        assert!(index.truncate(LogIndex(4), live).is_err());
+        assert!(index.truncate(LogIndex(11), live).is_err());
+        assert!(index.trim(LogIndex(4), Term(1), live).is_err());
+        assert!(index.trim(LogIndex(11), Term(3), live).is_err());
+        assert!(index.trim(LogIndex(9), Term(2), live).is_err());
+        assert!(index.keep(LogIndex(4), Term(1), slot(1), live).is_err());
+        assert!(index.keep(LogIndex(10), Term(2), slot(1), live).is_err());
+    }
+}

@@ -43,9 +43,8 @@
 //! ```
 //!
 //! All numbers are little-endian. A segment's *seed* is a checksum of cluster, node, incarnation
-//! and sequence; a batch's seed adds its offset and number. Every checksum in a batch starts from
-//! these, so no byte is valid in another log, segment, place or batch. Entry data has a plain
-//! CRC32 in the (seeded) table, which the index in memory keeps: a read verifies it.
+//! and sequence; a batch's seed adds its offset. Every checksum in a batch starts from these, so
+//! that no byte is valid in another log, segment or place. Entry data has a plain CRC32 in the (seeded) table, which the index in memory keeps: a read verifies it.
 //!
 //! # WHAT IS TRUE AT ANY TIME
 //!
@@ -98,10 +97,11 @@
 //!   poisoned: every later call fails, and the member stops.
 //!
 //! Read first: `record`, `batch`, `segment` (the bytes), then `writer`, `recover`, and `index`,
-//! `reader`, `recycle`, `forward`.
+//! `reader`, `recycle`, `forward`. `harness` is for fuzzing.
 
 mod batch;
 mod forward;
+pub mod harness;
 mod index;
 mod reader;
 mod record;
@@ -113,6 +113,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use harness::{fuzz_input, fuzz_recover};
 pub use segment::SegmentInfo;
 
 use crate::io::Disk;

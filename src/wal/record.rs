@@ -78,7 +78,7 @@ impl Kind {
         }
     }
 
-    fn of_byte(byte: u8) -> Option<Kind> {
+    pub fn of_byte(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::HardState,
             2 => Kind::Append,
@@ -206,7 +206,7 @@ impl<'a> RawRecord<'a> {
 }
 
 /// How much of a run's payload its record's checksum covers.
-fn run_covered_bytes(payload: &[u8]) -> Result<usize, &'static str> {
+pub(super) fn run_covered_bytes(payload: &[u8]) -> Result<usize, &'static str> {
     if payload.len() < RUN_FIXED_BYTES {
         return Err("a run of entries cut short");
     }

@@ -110,7 +110,7 @@ impl Header {
             put(row.last.0);
         }
         assert!(out.len() as u64 == self.bytes(), "the header's size is a sum of its parts");
-        let crc = checksum(0, &[&out[..12], &out[16..]]);
+        let crc = header_checksum(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
     }
@@ -134,7 +134,7 @@ impl Header {
         // Bounded by the file's real length.
         bytes.resize(Header::bytes_for(rows as usize) as usize, 0);
         file.read_exact_at(&mut bytes[HEADER_FIXED_BYTES..], HEADER_FIXED_BYTES as u64)?;
-        let crc = checksum(0, &[&bytes[..12], &bytes[16..]]);
+        let crc = header_checksum(&bytes);
         if u32_at(&bytes, 12) != crc {
             return Err(damage(path, 0, format!("header checksum {crc:08x}"), "another"));
         }
@@ -147,7 +147,8 @@ impl Header {
         Ok(header)
     }
 
-    fn decode(bytes: &[u8]) -> Header {
+    /// Takes a header apart. `bytes` is as long as its count of groups says.
+    pub fn decode(bytes: &[u8]) -> Header {
         let word = |at: usize| u64_at(bytes, at);
         let (rows, _) = bytes[HEADER_FIXED_BYTES..].as_chunks::<GROUP_ROW_BYTES>();
         let row = |row: &[u8; GROUP_ROW_BYTES]| GroupBounds {
@@ -196,6 +197,11 @@ impl Header {
         }
         Err(damage(path, 0, "a header that makes sense", "one that does not"))
     }
+}
+
+/// Of a whole header: everything but the checksum itself.
+pub(super) fn header_checksum(header: &[u8]) -> u32 {
+    checksum(0, &[&header[..12], &header[16..]])
 }
 
 pub(super) fn mismatch(

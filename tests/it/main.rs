@@ -1,1 +1,3 @@
-
+//! The product tests: one binary, real processes and sockets, and the tests that hold the
+//! project's rules.
+mod wal_corpus;

@@ -1,6 +1,8 @@
 //! The forest against a `BTreeMap`, and against a disk that loses power.
 
+mod crash;
 mod model;
+mod space;
 
 use super::node::Shape;
 use super::{CheckpointDone, Store, StoreIdentity, StoreOptions, Tree, TreeKind};
@@ -28,10 +30,6 @@ pub fn create(disk: &MemDisk, shape: Shape) -> Store {
 pub fn open(disk: &MemDisk, shape: Shape) -> Store {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Store::open_shaped(disk, Path::new(PATH), OPTIONS, shape).unwrap()
-}
-
-pub fn tiny() -> Store {
-    create(&MemDisk::new(1), Shape::TINY)
 }
 
 pub fn assert_clean(store: &Store) {

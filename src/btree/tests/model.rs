@@ -157,7 +157,7 @@ fn run(ops: Vec<Op>, shape: Shape) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_of_tiny_nodes_is_a_map(ops in prop::collection::vec(op(), 1..400)) {

@@ -27,7 +27,13 @@ fn work(wal: &mut Wal, run: &mut Run, prng: &mut Prng, mix: Mix, steps: u64) -> 
         let batch = random_batch(prng, mix, &run.synced);
         run.written = run.synced.clone();
         run.written.apply(&batch);
-        if wal.write(&batch).is_err() || wal.sync().is_err() {
+        if wal.write(&batch).is_err() {
+            return false;
+        }
+        if prng.chance(1, 4) && wal.prepare_spare().is_err() {
+            return false;
+        }
+        if wal.sync().is_err() {
             return false;
         }
         run.synced = run.written.clone();
@@ -116,6 +122,37 @@ fn a_crash_at_any_operation_with_large_batches_and_without_spares() {
         let options = WalOptions { segment_bytes: 3000, spare_segments: 0 };
         crash_everywhere(seed, options, Mix { groups: 2, data_bytes_max: 1500, trims: 15 });
     }
+}
+
+/// The process is killed in some operation and keeps what the cache holds; it starts again, and
+/// then the power fails. What it found at its start must still be there.
+#[test]
+fn what_a_restarted_process_found_survives_a_power_failure() {
+    let options = WalOptions { segment_bytes: 900, spare_segments: 1 };
+    let mix = Mix { groups: 3, data_bytes_max: 120, trims: 25 };
+    let mut op = 1;
+    loop {
+        let disk = MemDisk::new(op);
+        let mut prng = Prng::stream(7, "wal kill");
+        let mut run = Run { synced: Model::default(), written: Model::default() };
+        let mut wal = create(&disk, options);
+        disk.set_crash_after(op);
+        if work(&mut wal, &mut run, &mut prng, mix, 60) {
+            break;
+        }
+        drop(wal);
+        disk.kill_process();
+        let mut wal = recover(&disk, options, &mut run, &format!("killed in operation {op}"));
+        if op % 2 == 0 {
+            while wal.prepare_spare().unwrap() {}
+        }
+        drop(wal);
+        disk.crash_with(CrashPlan { mode: CrashMode::None, torn: false });
+        let (_, logs) = Wal::open(Arc::new(disk), dir(), options).unwrap();
+        assert_eq!(logs, run.synced.logs(), "killed in operation {op}");
+        op += 1;
+    }
+    assert!(op > 40, "the workload is too short to be a test: {op} operations");
 }
 
 #[test]

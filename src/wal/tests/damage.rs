@@ -122,6 +122,44 @@ fn damage_at_the_end_of_an_older_segment_has_no_excuse() {
 }
 
 #[test]
+fn a_lost_seal_is_damage_once_the_next_segment_is_in_use() {
+    let disk = MemDisk::new(1);
+    let mut wal = create(&disk, tiny());
+    while wal.segments().len() < 2 {
+        let index = wal.read(group(1), LogIndex(1), LogIndex(99), 9999).unwrap().len() as u64 + 1;
+        put(&mut wal, vec![append(1, vec![entry(1, index, vec![7; 200])])]);
+    }
+    let seal = wal.segments()[0].used - crate::wal::batch::SEAL_BATCH_BYTES;
+    let copy = disk.fork();
+    copy.flip_bit(segment(1), (seal + 30) * 8);
+    assert_eq!(corrupt(&copy).0, segment(1));
+    // Even if all that is left of the batch behind it is its head.
+    let start = Wal::open(Arc::new(disk.fork()), dir(), tiny()).unwrap().0.segments[1].start;
+    copy.flip_bit(segment(2), (start + 60) * 8);
+    assert_eq!(corrupt(&copy).0, segment(1));
+    // Without it, the rotation was cut short.
+    copy.flip_bit(segment(2), start * 8);
+    let (wal, logs) = Wal::open(Arc::new(copy.clone()), dir(), tiny()).unwrap();
+    assert_eq!(logs[&group(1)].last.0 as usize, logs[&group(1)].tail.len());
+    drop(wal);
+    Wal::open(Arc::new(copy), dir(), tiny()).unwrap();
+}
+
+#[test]
+fn a_header_must_continue_the_segment_before() {
+    let (disk, ..) = several_segments();
+    // Offsets of: previous end, first batch, a group's term, its vote, commit, start and last.
+    for word in [64, 72, 96, 104, 112, 120, 128, 136] {
+        let copy = disk.fork();
+        let mut bytes = disk.contents(segment(2)).unwrap();
+        bytes[word] ^= 1;
+        crate::wal::harness::reseal(&mut bytes);
+        copy.overwrite(segment(2), 0, &bytes);
+        assert_eq!(corrupt(&copy), (segment(2), 0), "word at {word}");
+    }
+}
+
+#[test]
 fn a_missing_segment_is_named_wherever_it_was() {
     let (disk, ..) = several_segments();
     for file in segments(&disk) {

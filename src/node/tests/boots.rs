@@ -1,0 +1,123 @@
+use super::cluster::{Cluster, founders, group_ids};
+use crate::io::{Disk, MemDisk};
+use crate::node::boot::{BootConfig, BootError, Founding, boot};
+use crate::node::core::CoreConfig;
+use crate::types::{ClusterId, GroupId, Incarnation, NodeId};
+use std::path::Path;
+use std::sync::Arc;
+
+fn config(incarnation: u64) -> BootConfig {
+    let (cluster, rows) = founders(1);
+    let core = CoreConfig::new(cluster, rows[0].id, Incarnation(incarnation), incarnation);
+    let mut config =
+        BootConfig::new("/data", core, Founding::New { members: rows, groups: group_ids(3) });
+    config.wal.segment_bytes = 256 << 10;
+    config
+}
+
+fn disk_of(disk: &Arc<MemDisk>) -> Arc<dyn Disk> {
+    disk.clone()
+}
+
+#[test]
+fn founding_survives_a_crash_at_every_operation() {
+    let whole = Arc::new(MemDisk::new(0));
+    drop(boot(disk_of(&whole), config(1)).unwrap());
+    let mutating = 400;
+    let mut cut = 0;
+    for nth in 1..mutating {
+        let disk = Arc::new(MemDisk::new(nth));
+        disk.set_crash_after(nth);
+        let done = boot(disk_of(&disk), config(nth)).is_ok();
+        cut += u64::from(!done);
+        disk.clear_crash_after();
+        disk.crash();
+        let member = boot(disk_of(&disk), config(10_000 + nth))
+            .unwrap_or_else(|error| panic!("after a crash at {nth}: {error}"));
+        if done {
+            assert_eq!(member.core.config().incarnation, Incarnation(nth));
+        }
+        assert_eq!(member.core.group_ids().count(), 3);
+        if done {
+            break;
+        }
+    }
+    assert!(cut > 10, "only {cut} crashes");
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused() {
+    let disk = Arc::new(MemDisk::new(0));
+    drop(boot(disk_of(&disk), config(1)).unwrap());
+    let mut other = config(2);
+    other.core.cluster = ClusterId(77);
+    assert!(matches!(boot(disk_of(&disk), other), Err(BootError::OtherCluster { .. })));
+    let mut other = config(2);
+    other.core.node = NodeId(77);
+    assert!(matches!(boot(disk_of(&disk), other), Err(BootError::OtherMember { .. })));
+    let mut never = config(2);
+    never.founding = Founding::Never;
+    never.data_dir = "/elsewhere".into();
+    assert!(matches!(boot(disk_of(&disk), never), Err(BootError::NoData { .. })));
+    let held = boot(disk_of(&disk), config(2)).unwrap();
+    assert_eq!(held.core.config().incarnation, Incarnation(1));
+    assert!(matches!(boot(disk_of(&disk), config(3)), Err(BootError::Storage(_))));
+}
+
+#[test]
+fn a_log_that_was_lost_or_put_back_is_refused() {
+    let mut cluster = Cluster::new(1, 1, |config| {
+        config.checkpoint.tail_entries = 5;
+        config.core.trim.keep_entries = 2;
+        config.core.trim.step_entries = 1;
+    });
+    let id = cluster.ids()[0];
+    let write = |cluster: &mut Cluster, n: usize| {
+        let tokens: Vec<_> =
+            (0..n).map(|n| cluster.put(id, GroupId::ROOT, &format!("k{n}"), "v")).collect();
+        cluster.wait_all(&tokens);
+        cluster.run(200);
+    };
+    write(&mut cluster, 20);
+    let old = cluster.nodes[&id].disk.fork();
+    write(&mut cluster, 40);
+    cluster.crash(id);
+    let disk = cluster.nodes[&id].disk.clone();
+    let copy = |from: &MemDisk, to: &MemDisk, dir: &str| {
+        for path in to.files() {
+            if path.starts_with(dir) {
+                to.unlink(&path).unwrap();
+            }
+        }
+        for path in from.files() {
+            if path.starts_with(dir) {
+                let bytes = from.contents(&path).unwrap();
+                let file = to.open(&path, crate::io::OpenMode::CreateNew).unwrap();
+                file.write_at(&[&bytes], 0).unwrap();
+                file.sync_data().unwrap();
+            }
+        }
+        to.sync_dir(Path::new(dir)).unwrap();
+    };
+    let boot_config = |cluster: &Cluster| cluster.nodes[&id].config.clone();
+    // An old log beside a new store.
+    let mixed = Arc::new(disk.fork());
+    copy(&old, &mixed, "/data/member/wal");
+    let error = boot(disk_of(&mixed), boot_config(&cluster)).unwrap_err();
+    assert!(matches!(error, BootError::LogLost { .. }), "{error}");
+    // An old store beside a new log.
+    let mixed = Arc::new(disk.fork());
+    copy(&old, &mixed, "/data/member/snap");
+    let error = boot(disk_of(&mixed), boot_config(&cluster)).unwrap_err();
+    assert!(matches!(error, BootError::Gap { .. }), "{error}");
+    // No log at all.
+    let mixed = Arc::new(disk.fork());
+    for path in mixed.files() {
+        if path.starts_with("/data/member/wal") {
+            mixed.unlink(&path).unwrap();
+        }
+    }
+    let error = boot(disk_of(&mixed), boot_config(&cluster)).unwrap_err();
+    assert!(matches!(error, BootError::LogMissing { .. }), "{error}");
+    cluster.start(id).unwrap();
+}
