@@ -48,3 +48,16 @@ pub const WAL_TAIL_BYTES: u64 = 32 << 20;
 pub const TRIM_KEEP_ENTRIES: u64 = 5_000;
 /// Entry bytes kept behind the applied index for slow followers.
 pub const TRIM_KEEP_BYTES: u64 = 64 << 20;
+/// Bytes of messages waiting for one peer: two groups' full windows, or many idle groups.
+pub const PEER_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Messages waiting for one peer, small ones included.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 16_384;
+/// Bytes of snapshot chunks and other bulk waiting for one peer.
+pub const PEER_BULK_BYTES_MAX: usize = 8 << 20;
+/// Bytes written to a peer at once: large enough to be cheap, small enough that a heartbeat
+/// queued meanwhile leaves soon.
+pub const PEER_WRITE_BYTES: usize = 1 << 20;
+/// The first frame on a stream, from somebody who has not shown yet who it is.
+pub const PEER_HELLO_BYTES_MAX: usize = 64 << 10;
+/// Streams accepted and open at a time, strangers included.
+pub const PEER_INBOUND_MAX: usize = 1024;
