@@ -134,7 +134,8 @@ impl World {
                 for (group, meta) in outcome.durable {
                     self.tell(m, Action::SnapshotDurable { group, meta });
                 }
-                self.tell(m, Action::CheckpointDone { held: outcome.held });
+                let (held, pressure) = (outcome.held, outcome.pressure);
+                self.tell(m, Action::CheckpointDone { held, pressure });
                 Ok(Ok(()))
             }
         }

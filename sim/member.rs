@@ -4,30 +4,28 @@
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
-use quorate::btree::{
-    CheckpointDone, CheckpointJob, Step, Store, StoreIdentity, StoreOptions, TreeKind,
-};
-use quorate::io::{Disk, MemDisk};
+use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
+use quorate::io::{Disk, DiskLock, MemDisk};
 use quorate::multiraft::checkpoint::CheckpointPolicy;
-use quorate::multiraft::meta::GroupMeta;
-use quorate::multiraft::root::{ROOT_TREE, RootState};
+use quorate::multiraft::root::RootState;
 use quorate::multiraft::snapshots::{InstallReady, InstallStep};
-use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM, boot_hard_state};
 use quorate::multiraft::wire::SnapshotFetch;
 use quorate::multiraft::{
     Applier, ApplyJob, BatchId, Installer, LogRead, SnapshotServer, TrimPolicy, WalBatch,
 };
 use quorate::mvcc::ReadError;
-use quorate::node::{Action, Core, CoreConfig, GroupStart, Output};
-use quorate::raft::{Boot, Role};
+use quorate::node::{
+    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, boot,
+};
+use quorate::raft::Role;
 use quorate::transport::{LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
 use quorate::types::command::RangeRequest;
 use quorate::types::reply::RangeReply;
 use quorate::types::{
-    ApiError, ClusterId, ConfState, Entry, GroupId, Incarnation, LeaseId, LogIndex, Member, NodeId,
-    StorageError, Term,
+    ApiError, ClusterId, GroupId, Incarnation, LeaseId, LogIndex, Member as MemberRow, NodeId,
+    StorageError,
 };
-use quorate::wal::{Batch, GroupLog, Record, Wal, WalIdentity, WalOptions};
+use quorate::wal::{GroupLog, Wal, WalOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +33,6 @@ use std::sync::Arc;
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
 const WAL_DIR: &str = "/data/member/wal";
-const SNAP_DIR: &str = "/data/member/snap";
 const STORE: &str = "/data/member/snap/db";
 
 /// The kinds of work that lanes do; the number goes into the trace.
@@ -67,6 +64,7 @@ pub struct Live {
     pub wal: Wal,
     pub server: SnapshotServer,
     pub installer: Installer,
+    _lock: Box<dyn DiskLock>,
     identity: LocalIdentity,
     book: PeerBook,
     pub checkpoint: Option<CheckpointJob>,
@@ -82,8 +80,12 @@ pub struct Live {
     pub turn_due: bool,
 }
 
-/// What the log held for each group when it was opened.
-pub type Found = BTreeMap<GroupId, LogShape>;
+/// What a power failure right after the start would leave.
+pub struct Found {
+    pub logs: BTreeMap<GroupId, LogShape>,
+    /// The newest checkpoint, or what is wrong with the store.
+    pub checkpoint: Result<u64, String>,
+}
 
 impl Live {
     pub fn boot(
@@ -93,60 +95,45 @@ impl Live {
         incarnation: Incarnation,
         disk: &MemDisk,
         process: u64,
-    ) -> Result<(Live, Found), StorageError> {
-        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
+    ) -> Result<(Live, Found), BootError> {
         let origin = quorate::types::prng::Prng::stream(plan.seed ^ process, "origin").next_u64();
-        let options = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 2 };
-        let store_options = StoreOptions { cache_bytes: plan.cache_bytes };
-        let wal_id = WalIdentity { cluster: CLUSTER, node, incarnation };
-        if !disk.exists(Path::new(STORE))? || !Wal::exists(disk, Path::new(WAL_DIR))? {
-            found(plan, node, peers, incarnation, &arc, options, store_options, wal_id)?;
-        }
-        let store = Store::open(arc.clone(), Path::new(STORE), store_options)?;
-        let policy =
-            CheckpointPolicy { tail_bytes: plan.wal_tail_bytes, tail_entries: plan.tail_entries };
-        let applier = Applier::open(store.clone(), STORE.into(), origin, policy)?;
-        let (mut wal, logs) = Wal::open(arc, Path::new(WAL_DIR), options)?;
-        let shapes = logs.iter().map(|(g, log)| (*g, shape(&wal, *g, log))).collect();
-        let mut starts = Vec::new();
-        let groups: Vec<GroupId> = applier.groups().collect();
-        for group in groups {
-            let meta = applier.meta(group).expect("a group of the applier").clone();
-            let mut log = logs.get(&group).cloned().unwrap_or_default();
-            if log.last < meta.applied {
-                assert_eq!(meta.installed.0, meta.applied, "the log has lost entries");
-                let record = Record::LogStart { group, index: meta.applied, term: meta.term };
-                wal.write(&Batch { records: vec![record] })?;
-                wal.sync()?;
-                log.start = (meta.applied, meta.term);
-                log.last = meta.applied;
-                log.terms.clear();
-                log.tail.clear();
-            }
-            let boot = Boot {
-                hard: log.hard,
-                conf: meta.conf,
-                applied: meta.applied,
-                start: log.start,
-                last: log.last,
-                terms: log.terms,
-                tail: log.tail,
-            };
-            starts.push(GroupStart { group, boot, state: applier.boot_batch(group)? });
-        }
-        let mut config = CoreConfig::new(CLUSTER, node, incarnation, origin);
-        config.tick_ms = plan.tick_us / 1000;
-        config.election_ticks = plan.election_ticks;
-        config.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
-        config.trim = TrimPolicy {
+        let mut core = CoreConfig::new(CLUSTER, node, incarnation, origin);
+        core.tick_ms = plan.tick_us / 1000;
+        core.election_ticks = plan.election_ticks;
+        core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
+        core.trim = TrimPolicy {
             keep_entries: plan.trim_keep_entries,
             keep_bytes: 64 << 20,
             step_entries: 1,
         };
-        config.bounds.log_cache_bytes_max = plan.log_cache_bytes;
-        config.bounds.append_bytes_max = plan.append_bytes;
-        config.bounds.inflight_appends_max = plan.inflight_appends;
-        let core = Core::new(config, starts, applier.root());
+        core.bounds.log_cache_bytes_max = plan.log_cache_bytes;
+        core.bounds.append_bytes_max = plan.append_bytes;
+        core.bounds.inflight_appends_max = plan.inflight_appends;
+        let members = peers
+            .iter()
+            .map(|id| MemberRow {
+                id: *id,
+                peer_urls: vec![format!("http://sim-{id}:2380")],
+                ..MemberRow::default()
+            })
+            .collect();
+        let groups = (1..=plan.groups).map(GroupId).collect();
+        let mut config = BootConfig::new("/data", core, Founding::New { members, groups });
+        config.wal = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 2 };
+        config.store = StoreOptions { cache_bytes: plan.cache_bytes };
+        config.checkpoint =
+            CheckpointPolicy { tail_bytes: plan.wal_tail_bytes, tail_entries: plan.tail_entries };
+        config.chunk_bytes = plan.snapshot_chunk_bytes;
+        let (wal_options, store_options) = (config.wal, config.store);
+        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
+        let Member { core, applier, wal, store: _, snapshots, installer, lock } =
+            boot(arc, config)?;
+        // What a power failure would leave right now: all that the member builds on must be in it.
+        let durable: Arc<dyn Disk> = Arc::new(disk.fork());
+        let checkpoint = durable_checkpoint(&durable, store_options);
+        let (_, logs) = Wal::open(durable, Path::new(WAL_DIR), wal_options)?;
+        let logs = logs.iter().map(|(group, log)| (*group, shape(log))).collect();
+        let found = Found { logs, checkpoint };
         let identity = LocalIdentity {
             cluster: CLUSTER,
             node,
@@ -158,8 +145,9 @@ impl Live {
             core,
             applier,
             wal,
-            server: SnapshotServer::new(plan.snapshot_chunk_bytes),
-            installer: Installer::new(store),
+            server: snapshots,
+            installer,
+            _lock: lock,
             identity,
             book: PeerBook::new(),
             checkpoint: None,
@@ -176,7 +164,7 @@ impl Live {
         };
         let root = live.core.root().clone();
         live.follow_root(&root);
-        Ok((live, shapes))
+        Ok((live, found))
     }
 
     pub fn handle(&mut self, action: Action) {
@@ -202,7 +190,7 @@ impl Live {
         let status = self.core.status(group)?.raft;
         Some(Said {
             term: status.term,
-            leader: status.leader,
+            vote: status.vote,
             is_leader: status.role == Role::Leader,
             commit: status.commit,
             applied: status.applied,
@@ -334,54 +322,17 @@ pub fn is_never(error: &ApiError) -> bool {
     matches!(error, ApiError::TooManyRequests)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn found(
-    plan: &Plan,
-    node: NodeId,
-    peers: &[NodeId],
-    incarnation: Incarnation,
-    disk: &Arc<dyn Disk>,
-    options: WalOptions,
-    store_options: StoreOptions,
-    wal_id: WalIdentity,
-) -> Result<(), StorageError> {
-    disk.create_dir_all(Path::new(SNAP_DIR))?;
-    disk.create_dir_all(Path::new(WAL_DIR))?;
-    let identity = StoreIdentity { cluster: CLUSTER, node, incarnation };
-    let store = Store::create(disk.clone(), Path::new(STORE), identity, store_options)?;
-    let members = peers.iter().map(|id| Member {
-        id: *id,
-        peer_urls: vec![format!("http://sim-{id}:2380")],
-        ..Member::default()
-    });
-    let mut root_tree = store.tree(GroupId::ROOT, TreeKind(ROOT_TREE));
-    RootState::founded(members).store_all(&mut root_tree)?;
-    let conf = ConfState::of_voters(peers.to_vec());
-    let meta = GroupMeta {
-        applied: BOOT_INDEX,
-        term: BOOT_TERM,
-        conf,
-        installed: (BOOT_INDEX, BOOT_TERM),
-    };
-    let metas = (1..=plan.groups).map(|g| (GroupId(g), meta.encode())).collect();
-    let mut job =
-        store.begin_checkpoint(vec![(GroupId::ROOT, TreeKind(ROOT_TREE), root_tree.view())], metas);
-    while step_checkpoint(&mut job)?.is_none() {}
-    let mut wal = Wal::create(disk.clone(), Path::new(WAL_DIR), wal_id, options)?;
-    let records = (1..=plan.groups)
-        .flat_map(|g| {
-            let group = GroupId(g);
-            [
-                Record::LogStart { group, index: BOOT_INDEX, term: BOOT_TERM },
-                Record::HardState { group, hard: boot_hard_state() },
-            ]
-        })
-        .collect();
-    wal.write(&Batch { records })?;
-    wal.sync()
+fn durable_checkpoint(disk: &Arc<dyn Disk>, options: StoreOptions) -> Result<u64, String> {
+    let store = Store::open(disk.clone(), Path::new(STORE), options).map_err(|e| e.to_string())?;
+    let report = store.verify().map_err(|e| e.to_string())?;
+    if report.problems.is_empty() {
+        Ok(store.checkpoint())
+    } else {
+        Err(format!("checkpoint {}: {:?}", store.checkpoint(), report.problems))
+    }
 }
 
-fn shape(wal: &Wal, group: GroupId, log: &GroupLog) -> LogShape {
+fn shape(log: &GroupLog) -> LogShape {
     let mut shape = LogShape { hard: log.hard, start: log.start, ..LogShape::default() };
     let mut runs = log.terms.iter().peekable();
     while let Some((first, term)) = runs.next() {
@@ -390,18 +341,5 @@ fn shape(wal: &Wal, group: GroupId, log: &GroupLog) -> LogShape {
             shape.terms.insert(LogIndex(index), *term);
         }
     }
-    let _ = (wal, group, Term::ZERO);
     shape
-}
-
-/// Every entry that the log says it has can be read.
-pub fn read_back(wal: &Wal, group: GroupId, log: &LogShape) -> Result<Vec<Entry>, StorageError> {
-    let mut entries = Vec::new();
-    let mut from = log.start.0.next();
-    while from <= log.last() {
-        let chunk = wal.read(group, from, log.last(), 1 << 20)?;
-        from = chunk.last().map_or(log.last().next(), |e| e.index.next());
-        entries.extend(chunk);
-    }
-    Ok(entries)
 }

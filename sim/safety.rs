@@ -124,7 +124,7 @@ struct Seen {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Said {
     pub term: Term,
-    pub leader: NodeId,
+    pub vote: NodeId,
     pub is_leader: bool,
     pub commit: LogIndex,
     pub applied: LogIndex,

@@ -19,7 +19,7 @@ use quorate::codec::command::decode_proposal;
 use quorate::codec::raft::encode_message;
 use quorate::io::MemDisk;
 use quorate::multiraft::NodeMessage;
-use quorate::node::{Action, Answer as CoreAnswer, Output, StopReason, Token};
+use quorate::node::{Action, Answer as CoreAnswer, BootError, Output, StopReason, Token};
 use quorate::types::prng::Prng;
 use quorate::types::{ApiError, EntryKind, GroupId, Incarnation, NodeId, StorageError};
 use quorate::wal::Record;
@@ -391,13 +391,32 @@ impl World {
             Live::boot(&self.plan, slot.node, &peers, slot.incarnation, &slot.disk, process);
         let (live, found) = match booted {
             Ok(booted) => booted,
-            Err(error) => return self.storage_error(m, "boot", &error),
+            Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
+            Err(error) => return broken("boot", format!("member {m}: {error}")),
         };
         let (node, wiped) = (slot.node, slot.wiped);
         slot.live = Some(live);
         slot.condition = Condition::Up;
         self.note(|| format!("{m} boots as process {process}"));
         self.trace.word(process);
+        let (there, durable) = (self.live(m).applier.store().checkpoint(), found.checkpoint);
+        ensure!(
+            durable == Ok(there),
+            "recovered-not-durable",
+            "member {m} starts with checkpoint {there}; a power failure would leave {durable:?}"
+        );
+        let found = found.logs;
+        for (group, log) in &found {
+            let Some(said) = self.live(m).said(*group) else { continue };
+            ensure!(
+                (said.last, said.term, said.vote) == (log.last(), log.hard.term, log.hard.vote),
+                "recovered-not-durable",
+                "member {m} group {group} starts with {said:?}; a power failure would leave the \
+                 log to {} and {:?}",
+                log.last(),
+                log.hard
+            );
+        }
         if !wiped {
             self.safety.on_recovered(node, found)?;
         }
@@ -435,7 +454,12 @@ impl World {
     /// moment later together with what else comes in until then.
     pub fn act(&mut self, m: usize, action: Action) -> Checked {
         let turn_us = self.plan.turn_us;
+        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
         let live = self.live(m);
+        // A turn begins with the time.
+        if !live.turn_due {
+            live.handle(Action::Tick { now_ms });
+        }
         live.handle(action);
         if turn_us == 0 {
             return self.end_turn(m);
@@ -605,7 +629,13 @@ impl World {
         self.counters.mattered(fault);
         self.note(|| format!("{m} stops while at {doing}: {error}"));
         self.slots[m].disk.clear_faults();
-        self.crash_disk(m);
+        // Either the machine goes down as well, or only the process ends and the system's cache
+        // stays, with whatever a failed sync has left in it.
+        if fault == Fault::DiskError && self.crashes.chance(1, 2) {
+            self.slots[m].disk.kill_process();
+        } else {
+            self.crash_disk(m);
+        }
         self.stop_process(m);
         let at = self.slots[m].restart_at_us.max(self.now_us + MS);
         self.plan_restart(m, at);
