@@ -111,6 +111,7 @@ impl World {
                     && leader != to
                 {
                     self.counters.fired(Fault::Transfer);
+                    self.transfer = Some((group, to));
                     let (p, to) = (self.slots[leader].process, self.slots[to].node);
                     let action = Box::new(Action::Transfer { group, token: Token(0), to });
                     self.after(1, Event::Tell { m: leader, p, action });

@@ -8,6 +8,7 @@ use crate::safety::{Checked, broken, ensure};
 use crate::world::{Condition, World};
 use quorate::types::command::RangeRequest;
 use quorate::types::{GroupId, KeyRange};
+use std::collections::BTreeMap;
 
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
@@ -26,6 +27,8 @@ impl World {
         self.note(|| "the power fails everywhere".to_owned());
         for m in 0..self.slots.len() {
             if self.slots[m].live.is_some() {
+                self.counters.fired(Fault::Crash);
+                self.counters.mattered(Fault::Crash);
                 self.crash_disk(m);
                 self.stop_process(m);
                 let at = self.now_us + 1;
@@ -129,6 +132,7 @@ impl World {
     fn compare_with_model(&mut self) -> Checked {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
+        let mut hashes = BTreeMap::new();
         for m in 0..self.slots.len() {
             for g in 1..=self.plan.groups {
                 let group = GroupId(g);
@@ -148,13 +152,19 @@ impl World {
                     model.revision(),
                     found.0
                 );
-                let mut leases = live.leases(group);
-                leases.sort_unstable();
+                let leases = live.leases(group);
                 ensure!(
-                    leases == model.lease_ids(),
+                    leases == model.leases(),
                     "replica-leases",
                     "member {m} group {g}: leases {leases:?}, expected {:?}",
-                    model.lease_ids()
+                    model.leases()
+                );
+                let hash = live.hash_kv(group);
+                let (first, who) = *hashes.entry(group).or_insert((hash, m));
+                ensure!(
+                    hash == first,
+                    "hash-kv",
+                    "group {g}: HashKV of member {m} is {hash:?}, of member {who} {first:?}"
                 );
             }
         }
@@ -174,7 +184,6 @@ impl World {
     /// A linearizable read of everything, from every member that is left: all that was ever
     /// acknowledged is there.
     fn read_everything(&mut self) -> Checked {
-        self.counters.fired(Fault::Crash);
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         for m in 0..self.slots.len() {

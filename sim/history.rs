@@ -138,9 +138,6 @@ impl History {
     pub fn model(&self, group: GroupId) -> &Model {
         &self.groups[&group].model
     }
-    pub fn open_calls(&self) -> usize {
-        self.open.len()
-    }
     pub fn acked(&self) -> u64 {
         self.acked_writes + self.acked_reads
     }

@@ -4,7 +4,9 @@
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
+use bytes::{Bytes, BytesMut};
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
+use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
 use quorate::multiraft::checkpoint::CheckpointPolicy;
 use quorate::multiraft::root::RootState;
@@ -18,7 +20,8 @@ use quorate::node::{
     Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, boot,
 };
 use quorate::raft::Role;
-use quorate::transport::{LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
+use quorate::transport::handshake::{decode_hello, encode_hello};
+use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
 use quorate::types::command::RangeRequest;
 use quorate::types::reply::RangeReply;
 use quorate::types::{
@@ -100,6 +103,7 @@ impl Live {
         let mut core = CoreConfig::new(CLUSTER, node, incarnation, origin);
         core.tick_ms = plan.tick_us / 1000;
         core.election_ticks = plan.election_ticks;
+        core.pre_vote = plan.pre_vote;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
         core.trim = TrimPolicy {
             keep_entries: plan.trim_keep_entries,
@@ -167,7 +171,9 @@ impl Live {
         Ok((live, found))
     }
 
-    pub fn handle(&mut self, action: Action) {
+    /// Tells the core the time and one action.
+    pub fn handle(&mut self, now_ms: u64, action: Action) {
+        self.core.at(now_ms);
         if let Action::Tick { now_ms } = &action {
             self.server.tick(*now_ms);
         }
@@ -257,9 +263,28 @@ impl Live {
         }
     }
 
-    pub fn leases(&self, group: GroupId) -> Vec<LeaseId> {
+    /// Each lease with its TTL and its keys, in order of their ids.
+    pub fn leases(&self, group: GroupId) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
         let view = self.applier.view(group).expect("every member has every group");
-        view.leases().expect("leases can be read").into_iter().map(|l| l.id).collect()
+        let infos = view.leases().expect("leases can be read");
+        let mut all: Vec<_> = infos
+            .into_iter()
+            .map(|info| {
+                let whole = view.lease(info.id, true).expect("leases can be read");
+                (info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default())
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// HashKV at the newest revision: (hash, compact revision).
+    pub fn hash_kv(&self, group: GroupId) -> (u32, i64) {
+        let view = self.applier.view(group).expect("every member has every group");
+        match view.hash_kv(0) {
+            Ok(kv) => (kv.hash, kv.compact_revision),
+            Err(error) => panic!("HashKV of the newest revision fails: {error:?}"),
+        }
     }
 
     pub fn verify_store(&self) -> Result<(), String> {
@@ -282,10 +307,20 @@ impl Live {
     }
 }
 
+/// What arrives of a hello.
+fn carried(hello: Hello) -> Hello {
+    let mut bytes = BytesMut::new();
+    encode_hello(&hello, &mut bytes);
+    let bytes = bytes.freeze();
+    let there = decode_hello(&mut Reader::new(&bytes)).expect("a hello decodes");
+    assert_eq!(there, hello, "a hello arrives as it was sent");
+    there
+}
+
 /// Two members shake hands, both ways; what each refuses, if it does. Accepted ones are pinned.
 pub fn meet(a: &mut Live, b: &mut Live) -> (Option<Refusal>, Option<Refusal>) {
-    let from_a = a.identity.hello(b.identity.node, StreamKind::Messages);
-    let from_b = b.identity.hello(a.identity.node, StreamKind::Messages);
+    let from_a = carried(a.identity.hello(b.identity.node, StreamKind::Messages));
+    let from_b = carried(b.identity.hello(a.identity.node, StreamKind::Messages));
     let refusal = |verdict| match verdict {
         Verdict::Accept => None,
         Verdict::Refuse(refusal) => Some(refusal),

@@ -79,11 +79,12 @@ impl Model {
     pub fn lease_ids(&self) -> Vec<LeaseId> {
         self.leases.keys().copied().collect()
     }
-    pub fn lease_keys(&self, id: LeaseId) -> Vec<Bytes> {
-        self.leases.get(&id).map(|l| l.keys.iter().cloned().collect()).unwrap_or_default()
-    }
-    pub fn lease_ttl(&self, id: LeaseId) -> Option<i64> {
-        self.leases.get(&id).map(|l| l.ttl)
+    /// Each lease with its TTL in seconds and its keys, in order.
+    pub fn leases(&self) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
+        let row = |(id, lease): (&LeaseId, &Lease)| {
+            (*id, lease.ttl, lease.keys.iter().cloned().collect())
+        };
+        self.leases.iter().map(row).collect()
     }
 
     /// Runs one command of the committed log. `term` is the term of its entry.

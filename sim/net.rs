@@ -43,8 +43,9 @@ pub struct Net {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flight {
     pub arrives_us: u64,
-    /// Delivered whatever became of the connection it was sent on.
-    pub late: bool,
+    /// The fault that made it, if it is a copy. A late replay is delivered whatever became of the
+    /// connection it was sent on.
+    pub copy: Option<Fault>,
 }
 
 impl Net {
@@ -107,10 +108,6 @@ impl Net {
         self.sessions.insert((from, to), processes);
         self.sessions.insert((to, from), (processes.1, processes.0));
     }
-    pub fn disconnect(&mut self, a: usize, b: usize) {
-        self.sessions.remove(&(a, b));
-        self.sessions.remove(&(b, a));
-    }
     /// Whether it is time to dial (again); a refused or dead address is not asked all the time.
     pub fn may_dial(&mut self, now_us: u64, from: usize, to: usize, pause_us: u64) -> bool {
         let last = self.dialled_us.entry((from, to)).or_insert(0);
@@ -167,16 +164,16 @@ impl Net {
                 counters.mattered(Fault::Reorder);
             }
             self.links[at].busy_until_us = self.links[at].busy_until_us.max(arrives_us);
-            out.push(Flight { arrives_us, late: false });
+            out.push(Flight { arrives_us, copy: None });
         }
         if duplicate && repeatable {
             counters.fired(Fault::Duplicate);
             let arrives_us = now_us + self.draw_delay(false);
-            out.push(Flight { arrives_us, late: false });
+            out.push(Flight { arrives_us, copy: Some(Fault::Duplicate) });
         }
         if replay && repeatable {
             counters.fired(Fault::LateReplay);
-            out.push(Flight { arrives_us: now_us + replay_us, late: true });
+            out.push(Flight { arrives_us: now_us + replay_us, copy: Some(Fault::LateReplay) });
         }
         out
     }

@@ -65,6 +65,7 @@ pub struct Plan {
     // Limits of each member.
     pub tick_us: u64,
     pub election_ticks: u32,
+    pub pre_vote: bool,
     pub segment_bytes: u64,
     pub cache_bytes: usize,
     pub wal_tail_bytes: u64,
@@ -131,6 +132,8 @@ impl Plan {
             groups: size.between(1, 4),
             tick_us,
             election_ticks: 10,
+            // Without it more elections are decided by the vote itself.
+            pre_vote: limits.chance(2, 3),
             segment_bytes: pick(&mut limits, &[8 << 10, 32 << 10, 256 << 10]),
             cache_bytes: pick(&mut limits, &[64 << 10, 256 << 10, 4 << 20]),
             wal_tail_bytes: pick(&mut limits, &[8 << 10, 64 << 10, 512 << 10]),

@@ -253,7 +253,8 @@ impl Client {
             OpKind::Compact => {
                 let back = self.rng.below(30) as i64;
                 let revision = (memory.revision - back).max(0);
-                Call::Write(Command::Compact(CompactRequest { revision, physical: false }))
+                let physical = self.rng.chance(1, 3);
+                Call::Write(Command::Compact(CompactRequest { revision, physical }))
             }
             OpKind::LeaseGrant => {
                 self.leases += 1;

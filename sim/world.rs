@@ -12,14 +12,14 @@ use crate::net::Net;
 use crate::plan::{MS, Plan};
 use crate::runner::{self, Outcome};
 use crate::safety::{Checked, Safety, Violation, broken, ensure};
-use crate::trace::{Trace, hash_bytes};
+use crate::trace::Trace;
 use crate::workload::Client;
 use bytes::BytesMut;
 use quorate::codec::command::decode_proposal;
-use quorate::codec::raft::encode_message;
 use quorate::io::MemDisk;
 use quorate::multiraft::NodeMessage;
 use quorate::node::{Action, Answer as CoreAnswer, BootError, Output, StopReason, Token};
+use quorate::raft::Role;
 use quorate::types::prng::Prng;
 use quorate::types::{ApiError, EntryKind, GroupId, Incarnation, NodeId, StorageError};
 use quorate::wal::Record;
@@ -41,7 +41,7 @@ pub enum Event {
         from: usize,
         to: usize,
         receiver: Process,
-        late: bool,
+        copy: Option<Fault>,
         /// The data directory of the process that sent it, and whether that is a wiped one.
         sender: (Incarnation, bool),
         what: Rc<NodeMessage>,
@@ -178,6 +178,8 @@ pub struct World {
     call_began: BTreeMap<CallId, u64>,
     /// Member addresses at which somebody else answers, and until when.
     pub foreign: BTreeMap<usize, u64>,
+    /// The newest leadership that was asked to move, and where to.
+    pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
     /// Clients begin no further calls.
     pub quiet: bool,
@@ -246,6 +248,7 @@ impl World {
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            transfer: None,
             acting: false,
             quiet: false,
             spoil: false,
@@ -342,8 +345,8 @@ impl World {
                 let now_ms = (self.now_us - self.slots[m].born_us) / MS;
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, late, what, receiver, sender } => {
-                self.arrive(from, to, receiver, late, sender, &what)
+            Event::Arrive { from, to, copy, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
@@ -456,11 +459,7 @@ impl World {
         let turn_us = self.plan.turn_us;
         let now_ms = (self.now_us - self.slots[m].born_us) / MS;
         let live = self.live(m);
-        // A turn begins with the time.
-        if !live.turn_due {
-            live.handle(Action::Tick { now_ms });
-        }
-        live.handle(action);
+        live.handle(now_ms, action);
         if turn_us == 0 {
             return self.end_turn(m);
         }
@@ -555,6 +554,10 @@ impl World {
             self.trace.note(self.now_us, || format!("{m} group {group}: {note:?}"));
         }
         for soft in output.roles {
+            if soft.role == Role::Leader && self.transfer == Some((soft.group, m)) {
+                self.transfer = None;
+                self.counters.mattered(Fault::Transfer);
+            }
             self.trace.note(self.now_us, || {
                 format!(
                     "{m} group {}: {:?} in term {}, leader {}",
@@ -672,11 +675,20 @@ impl World {
         let receiver = self.slots[to].process;
         let sender = (self.slots[from].incarnation, self.slots[from].wiped);
         let flights = self.net.send(self.now_us, from, to, &message, &mut self.counters);
+        // What arrives is what the bytes say.
+        let mut bytes = BytesMut::new();
+        message.encode(&mut bytes);
+        let bytes = bytes.freeze();
+        self.trace.bytes(&bytes);
+        match NodeMessage::decode(&bytes) {
+            Ok(decoded) if decoded == message => {}
+            other => return broken("codec", format!("sent {message:?}, arrived {other:?}")),
+        }
         let what = Rc::new(message);
         for flight in flights {
             let what = what.clone();
-            let late = flight.late;
-            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, late, sender, what });
+            let copy = flight.copy;
+            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, copy, sender, what });
         }
         Ok(())
     }
@@ -686,12 +698,10 @@ impl World {
         from: usize,
         to: usize,
         receiver: Process,
-        late: bool,
+        copy: Option<Fault>,
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
-        let hash = hash_message(what);
-        self.trace.word(hash);
         self.trace.word((from * 8 + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
@@ -700,17 +710,18 @@ impl World {
         if slot.paused_until_us > self.now_us {
             // A frozen process' socket keeps what arrives.
             let until = slot.paused_until_us;
-            self.at(until, Event::Arrive { from, to, receiver, late, sender, what: what.clone() });
+            self.at(until, Event::Arrive { from, to, receiver, copy, sender, what: what.clone() });
             return Ok(());
         }
         if let Err(why) = self.net.arrives(from, to) {
             self.counters.mattered(why);
             return Ok(());
         }
-        if late {
-            self.counters.mattered(Fault::LateReplay);
-        } else if receiver != slot.process {
+        if copy != Some(Fault::LateReplay) && receiver != slot.process {
             return Ok(());
+        }
+        if let Some(fault) = copy {
+            self.counters.mattered(fault);
         }
         if sender.1 {
             return broken(
@@ -917,19 +928,6 @@ impl Slot {
             restart_due: false,
             reads: BTreeMap::new(),
         }
-    }
-}
-
-fn hash_message(message: &NodeMessage) -> u64 {
-    match message {
-        NodeMessage::Raft(messages) => {
-            let mut out = BytesMut::new();
-            for message in messages {
-                encode_message(message, &mut out);
-            }
-            hash_bytes(&out)
-        }
-        other => hash_bytes(format!("{other:?}").as_bytes()),
     }
 }
 
