@@ -1,1 +1,3 @@
-fn main() {}
+fn main() -> std::process::ExitCode {
+    quorate::cli::ctl::run(std::env::args_os()).finish()
+}

@@ -123,6 +123,7 @@ fn body() -> impl Strategy<Value = MessageBody> {
         snapshot_meta().prop_map(|meta| MessageBody::Snapshot { meta }),
         index().prop_map(|index| MessageBody::SnapshotRefused { index }),
         Just(MessageBody::TimeoutNow),
+        (index(), term()).prop_map(|(index, term)| MessageBody::Committed { index, term }),
         vec(bytes(), 0..4).prop_map(|data| MessageBody::Propose { data }),
         number().prop_map(|context| MessageBody::ReadIndex { context }),
         (number(), index())

@@ -237,6 +237,11 @@ pub fn encode_message(message: &Message, out: &mut BytesMut) {
             put_varint(out, *context);
             put_varint(out, index.0);
         }
+        MessageBody::Committed { index, term } => {
+            out.put_u8(15);
+            put_varint(out, index.0);
+            put_varint(out, term.0);
+        }
     }
 }
 
@@ -280,6 +285,7 @@ pub fn decode_message(r: &mut Reader<'_>) -> Result<Message, DecodeError> {
             context: r.varint("read context")?,
             index: index(r, "read index")?,
         },
+        15 => MessageBody::Committed { index: index(r, "committed index")?, term: term(r)? },
         _ => return Err(unknown),
     };
     Ok(Message { group, from, to, term: message_term, body })

@@ -26,7 +26,7 @@ use crate::types::command::AlarmKind;
 use crate::types::map::Map;
 use crate::types::prng::Prng;
 use crate::types::{
-    ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, NodeId, limits,
+    ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, MessageBody, NodeId, limits,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -164,6 +164,9 @@ pub struct CoreCounters {
     pub snapshots_fetched: u64,
     pub snapshots_refused: u64,
     pub too_many: u64,
+    /// Logs whose start was made up for at boot: the member had stopped between a raft snapshot's
+    /// checkpoint and the log's new start.
+    pub log_starts_amended: u64,
 }
 
 /// One group, for metrics, `Status` and the simulator.
@@ -197,6 +200,8 @@ pub struct Core {
     pub(super) tokens: Map<Token, u64>,
     /// (deadline, request) in order; requests that are done are skipped.
     pub(super) deadlines: VecDeque<(u64, u64)>,
+    /// Bytes of proposals that wait here for a leader.
+    pub(super) parked_bytes: usize,
     pub(super) next_seq: u64,
     pub(super) next_context: u64,
     pub(super) prng: Prng,
@@ -281,6 +286,7 @@ impl Core {
             requests: BTreeMap::new(),
             tokens: Map::default(),
             deadlines: VecDeque::new(),
+            parked_bytes: 0,
             next_seq: 1,
             next_context,
             prng,
@@ -392,6 +398,24 @@ impl Core {
     pub fn applied_index(&self, group: GroupId) -> Option<LogIndex> {
         self.groups.get(&group).map(|group| group.applied)
     }
+    pub fn commit_index(&self, group: GroupId) -> Option<LogIndex> {
+        self.host.replica(group).map(|replica| replica.commit())
+    }
+    /// Whether this member is the group's only voter and leads it: then what it has made visible
+    /// is all that was ever acknowledged, and a read needs no round. It holds until a
+    /// configuration with a second voter is in force, which cannot be without this member.
+    pub fn reads_alone(&self, group: GroupId) -> bool {
+        let (Some(entry), Some(replica)) = (self.groups.get(&group), self.host.replica(group))
+        else {
+            return false;
+        };
+        entry.conf.voters == [self.config.node]
+            && !entry.conf.is_joint()
+            && replica.role() == Role::Leader
+            && replica.log_term(replica.commit()) == Some(replica.term())
+            // What was committed before this leadership may not be visible yet.
+            && replica.log_term(entry.applied) == Some(replica.term())
+    }
     pub fn is_learner(&self) -> bool {
         self.root.members.get(&self.config.node).is_some_and(|member| member.is_learner)
     }
@@ -460,11 +484,15 @@ impl Core {
         }
         match message {
             NodeMessage::Raft(messages) => {
+                let full = self.is_behind();
                 for message in messages {
-                    if message.from == from {
-                        self.host.receive(message);
-                    } else {
+                    if message.from != from {
                         self.counters.frames_refused += 1;
+                    } else if full && matches!(message.body, MessageBody::Propose { .. }) {
+                        // Its member gives up on it by its own clock.
+                        self.counters.too_many += 1;
+                    } else {
+                        self.host.receive(message);
                     }
                 }
             }

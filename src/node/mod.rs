@@ -23,13 +23,20 @@ pub mod boot;
 mod changes;
 pub mod core;
 mod fetch;
+pub mod handle;
 mod leases;
 pub mod lessor;
+mod mailbox;
 pub mod member;
 pub mod membership;
+mod metrics;
 pub mod quota;
 pub mod reads;
 mod requests;
+pub mod shared;
+pub mod shell;
+pub mod streams;
+pub mod watching;
 
 #[cfg(test)]
 mod tests;
@@ -37,5 +44,7 @@ mod tests;
 pub use action::{Action, Answer, Output, Refusal, StopReason, Token};
 pub use boot::{BootConfig, BootError, Founding, boot};
 pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
+pub use handle::NodeHandle;
 pub use member::Member;
 pub use membership::MembershipChange;
+pub use watching::WatchStream;

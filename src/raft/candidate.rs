@@ -71,6 +71,29 @@ pub fn on_pre_vote(
         return;
     }
     core.send_in_term(from, answer_term, body, fx);
+    if !granted {
+        tell_commit(core, from, last_index, fx);
+    }
+}
+
+/// Along with a refusal goes what is known to be committed, as far as the candidate's log goes.
+///
+/// Without it a change of membership can end in a deadlock. Voters 1 and 3; 3 leads, and removes
+/// itself:
+/// 1. The change is on both disks; 3 commits and applies it. The configuration is now 1 alone.
+/// 2. The message that would tell 1 so is lost, or 3 crashes before it leaves.
+/// 3. To 1 the configuration is still 1 and 3: it needs the vote of 3.
+/// 4. But 3 has later entries in its log, never committed, so it refuses; and being no member it
+///    never campaigns.
+///
+/// That the change is committed is a fact whoever tells it, and all that 1 lacks.
+pub fn tell_commit(core: &Core, to: NodeId, last: LogIndex, fx: &mut Effects) {
+    let index = core.commit().min(last);
+    if let Some(term) = core.log.term(index)
+        && term > Term::ZERO
+    {
+        core.send_in_term(to, Term::ZERO, MessageBody::Committed { index, term }, fx);
+    }
 }
 
 /// `from` asks for the vote of the current term.
@@ -83,6 +106,9 @@ pub fn on_vote(core: &mut Core, from: NodeId, last: (LogIndex, Term), fx: &mut E
         core.reset_election_timer();
     }
     core.send_once_persisted(from, MessageBody::VoteReply { granted }, fx);
+    if !granted {
+        tell_commit(core, from, last.0, fx);
+    }
 }
 
 fn note_vote(granted: bool, to: NodeId, term: Term, pre: bool, fx: &mut Effects) {

@@ -26,6 +26,7 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         }
         MessageBody::Heartbeat { commit, .. } => [commit.0, 0],
         MessageBody::Snapshot { meta } => [meta.index.0, meta.term.0],
+        MessageBody::Committed { index, term } => [index.0, term.0],
         MessageBody::SnapshotRefused { index } | MessageBody::ReadIndexReply { index, .. } => {
             [index.0, 0]
         }
@@ -40,7 +41,9 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         return Err("a counter out of range");
     }
     match body {
-        MessageBody::Propose { .. } | MessageBody::ReadIndex { .. } => return Ok(()),
+        MessageBody::Propose { .. }
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::Committed { .. } => return Ok(()),
         _ if term.0 == 0 => return Err("no term"),
         _ => {}
     }

@@ -196,6 +196,7 @@ impl Replica {
             MessageBody::ReadIndex { context } => {
                 return self.on_forwarded_read(from, context, fx);
             }
+            MessageBody::Committed { index, term } => return self.learn_commit(index, term),
             _ => {}
         }
         if term < self.core.term() {
@@ -205,6 +206,14 @@ impl Replica {
             return;
         }
         self.on_current(from, term, body, fx);
+    }
+
+    /// Somebody knows this entry to be committed. A leader finds out by itself.
+    fn learn_commit(&mut self, index: LogIndex, term: Term) {
+        let leads = matches!(self.state, State::Leader(_));
+        if !leads && self.core.installing.is_none() && self.core.log.matches(index, term) {
+            self.core.commit_to(index);
+        }
     }
 
     /// A message of a term that is over. Most are only late; but a leader or a pre-candidate that
@@ -222,8 +231,9 @@ impl Replica {
                 let body = MessageBody::AppendReply { index: LogIndex::ZERO, reject: None };
                 core.send(from, body, fx);
             }
-            MessageBody::PreVote { .. } => {
+            MessageBody::PreVote { last_index, .. } => {
                 core.send(from, MessageBody::PreVoteReply { granted: false }, fx);
+                candidate::tell_commit(core, from, *last_index, fx);
             }
             _ => {}
         }
@@ -313,8 +323,10 @@ impl Replica {
                     follower.on_read_index_reply(context, index, fx);
                 }
             }
-            MessageBody::Propose { .. } | MessageBody::ReadIndex { .. } => {
-                unreachable!("requests of no term are served before")
+            MessageBody::Propose { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::Committed { .. } => {
+                unreachable!("requests and facts of no term are served before")
             }
         }
     }

@@ -65,6 +65,12 @@ pub enum MessageBody {
         index: LogIndex,
     },
     TimeoutNow,
+    /// A fact, of no term: this entry is committed. Sent along with the refusal of a vote, to a
+    /// candidate that needs the vote only because it does not know so.
+    Committed {
+        index: LogIndex,
+        term: Term,
+    },
     /// A follower forwards what its clients proposed.
     Propose {
         data: Vec<Bytes>,
@@ -110,6 +116,7 @@ impl MessageBody {
             MessageBody::Snapshot { .. } => "Snapshot",
             MessageBody::SnapshotRefused { .. } => "SnapshotRefused",
             MessageBody::TimeoutNow => "TimeoutNow",
+            MessageBody::Committed { .. } => "Committed",
             MessageBody::Propose { .. } => "Propose",
             MessageBody::ReadIndex { .. } => "ReadIndex",
             MessageBody::ReadIndexReply { .. } => "ReadIndexReply",

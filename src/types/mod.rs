@@ -17,6 +17,8 @@ pub mod message;
 pub mod prng;
 pub mod range;
 pub mod reply;
+pub mod url;
+pub mod version;
 
 pub use command::Command;
 pub use entry::{ConfChange, ConfChangeKind, ConfState, Entry, EntryKind, HardState};
@@ -27,3 +29,4 @@ pub use ids::{
 pub use member::Member;
 pub use message::{Message, MessageBody};
 pub use range::KeyRange;
+pub use url::Url;

@@ -404,6 +404,26 @@ impl Hub {
         }
     }
 
+    /// The keyspace has jumped to `revision` without its events being published (a raft snapshot
+    /// was installed): everybody reads on from the feed, or learns that its place is compacted.
+    pub fn jump(&mut self, revision: i64) {
+        if revision <= self.revision {
+            return;
+        }
+        let from = self.revision + 1;
+        let mut behind: Vec<(WatcherKey, i64)> = self
+            .watchers
+            .iter()
+            .filter(|(_, watcher)| watcher.synced && watcher.next <= revision)
+            .map(|(key, watcher)| (*key, watcher.next.max(from)))
+            .collect();
+        behind.sort_unstable();
+        for (key, next) in behind {
+            self.fall_behind(key, next);
+        }
+        self.revision = revision;
+    }
+
     /// The synced watchers of some events, each with the positions it watches, ordered.
     fn pick(&self, events: &[Event]) -> Vec<(WatcherKey, Vec<u32>)> {
         let mut picked: BTreeMap<WatcherKey, Vec<u32>> = BTreeMap::new();

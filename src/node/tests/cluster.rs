@@ -21,7 +21,6 @@ use std::sync::Arc;
 pub const STEP_MS: u64 = 10;
 
 pub struct Node {
-    pub id: NodeId,
     pub disk: Arc<MemDisk>,
     pub member: Option<Member>,
     pub config: BootConfig,
@@ -85,7 +84,6 @@ impl Cluster {
         config.wal.segment_bytes = 256 << 10;
         (self.tune)(&mut config);
         let node = Node {
-            id,
             disk: Arc::new(MemDisk::new(seed)),
             member: None,
             config,
@@ -172,6 +170,13 @@ impl Cluster {
         while !done(self) {
             assert!(self.now_ms < end, "not within {ms} ms: {what}");
             self.run(STEP_MS);
+        }
+    }
+
+    /// Turns within one moment.
+    pub fn turns(&mut self, n: usize) {
+        for _ in 0..n {
+            self.turn();
         }
     }
 
@@ -301,6 +306,17 @@ impl Cluster {
     pub fn settle(&mut self, groups: u64) {
         self.run_until("a leader everywhere", 20_000, |cluster| {
             group_ids(groups).iter().all(|&group| cluster.leader(group).is_some())
+        });
+    }
+
+    /// Waits until `id` follows a leader that lives: what it forwards to a dead one is lost.
+    pub fn settle_at(&mut self, id: NodeId, groups: u64) {
+        self.run_until("a leader that lives", 20_000, |cluster| {
+            group_ids(groups).iter().all(|&group| {
+                let leader = cluster.member(id).core.soft(group).expect("known").leader;
+                cluster.nodes.get(&leader).is_some_and(|node| node.member.is_some())
+                    && cluster.leader(group) == Some(leader)
+            })
         });
     }
 

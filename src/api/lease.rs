@@ -1,0 +1,160 @@
+//! The Lease service.
+
+use super::errors::status;
+use super::front::needs_leader;
+use super::header::{header, local_view};
+use super::proto::etcdserverpb as pb;
+use super::proto::etcdserverpb::lease_server::Lease;
+use super::rpcs::{Counters, KEEP_ALIVE};
+use super::unfold::unfold;
+use crate::mvcc::ReadError;
+use crate::node::NodeHandle;
+use crate::types::command::Command;
+use crate::types::reply::Reply;
+use crate::types::{ApiError, GroupId, LeaseId};
+use std::sync::Arc;
+use tonic::codegen::{BoxStream, async_trait};
+use tonic::{Request, Response, Status, Streaming};
+
+pub struct LeaseService {
+    node: NodeHandle,
+    counters: Arc<Counters>,
+}
+
+impl LeaseService {
+    pub fn new(node: NodeHandle, counters: Arc<Counters>) -> LeaseService {
+        LeaseService { node, counters }
+    }
+}
+
+#[async_trait]
+impl Lease for LeaseService {
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let request = request.into_inner();
+        // The member raises a short TTL, refuses one too long, and chooses an id where it is 0.
+        let command = Command::LeaseGrant { id: LeaseId(request.id), ttl_seconds: request.ttl };
+        let done =
+            self.node.propose(GroupId::ROOT, command).await.map_err(|error| status(&error))?;
+        let Reply::LeaseGrant { id, ttl_seconds } = done.reply else {
+            unreachable!("a grant was answered with another command's reply: {:?}", done.reply)
+        };
+        Ok(Response::new(pb::LeaseGrantResponse {
+            header: Some(header(&self.node, done.revision)),
+            id: id.0,
+            ttl: ttl_seconds,
+            error: String::new(),
+        }))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let ids = vec![LeaseId(request.into_inner().id)];
+        let done = self
+            .node
+            .propose(GroupId::ROOT, Command::LeaseRevoke { ids, leader_term: None })
+            .await
+            .map_err(|error| status(&error))?;
+        let header = Some(header(&self.node, done.revision));
+        Ok(Response::new(pb::LeaseRevokeResponse { header }))
+    }
+
+    type LeaseKeepAliveStream = BoxStream<pb::LeaseKeepAliveResponse>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let needs_leader = needs_leader(request.metadata().as_ref());
+        let state = KeepAlive {
+            node: self.node.clone(),
+            counters: self.counters.clone(),
+            requests: request.into_inner(),
+            needs_leader,
+            is_over: false,
+        };
+        Ok(Response::new(Box::pin(unfold(state, KeepAlive::next))))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        let lease = LeaseId(request.id);
+        let info = self
+            .node
+            .lease_time_to_live(GroupId::ROOT, lease, request.keys)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(pb::LeaseTimeToLiveResponse {
+            header: Some(header(&self.node, local_view(&self.node)?.revision())),
+            id: request.id,
+            ttl: info.ttl,
+            granted_ttl: info.granted,
+            keys: info.keys,
+        }))
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        // As etcd: what this member has applied.
+        let view = local_view(&self.node)?;
+        let leases = view
+            .leases()
+            .map_err(|error| status(&self.node.read_failed(ReadError::Storage(error))))?;
+        Ok(Response::new(pb::LeaseLeasesResponse {
+            header: Some(header(&self.node, view.revision())),
+            leases: leases.into_iter().map(|info| pb::LeaseStatus { id: info.id.0 }).collect(),
+        }))
+    }
+}
+
+/// One keep-alive stream: each request is answered once, in order.
+struct KeepAlive {
+    node: NodeHandle,
+    counters: Arc<Counters>,
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+    needs_leader: bool,
+    is_over: bool,
+}
+
+type Item = Result<pb::LeaseKeepAliveResponse, Status>;
+
+impl KeepAlive {
+    async fn next(mut self) -> Option<(Item, KeepAlive)> {
+        if self.is_over {
+            return None;
+        }
+        let item = match self.requests.message().await {
+            Ok(Some(request)) => {
+                self.counters.received(KEEP_ALIVE);
+                self.renew(LeaseId(request.id)).await
+            }
+            Ok(None) => return None,
+            Err(status) => Err(status),
+        };
+        match &item {
+            Ok(_) => self.counters.sent(KEEP_ALIVE),
+            Err(_) => self.is_over = true,
+        }
+        Some((item, self))
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Item {
+        if self.needs_leader && !self.node.has_leader(GroupId::ROOT) {
+            return Err(status(&ApiError::NoLeader));
+        }
+        // etcd fills the header in before it renews.
+        let header = Some(header(&self.node, local_view(&self.node)?.revision()));
+        let ttl =
+            self.node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
+        Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })
+    }
+}

@@ -1,0 +1,266 @@
+//! Every RPC of the surface, and what is counted of each.
+//!
+//! Counters come in shards, one per serving thread, so that threads share no cache line on the
+//! hot path; whoever reads sums over the shards.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tonic::Code;
+
+/// How messages flow; the names are grpc-prometheus' labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unary,
+    ServerStream,
+    BidiStream,
+}
+
+impl Kind {
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Unary => "unary",
+            Kind::ServerStream => "server_stream",
+            Kind::BidiStream => "bidi_stream",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Rpc {
+    /// `/package.Service/Method`, as requests spell it.
+    pub path: &'static str,
+    pub kind: Kind,
+    /// Whether a learner may answer it. Range is decided by the request (serializable only).
+    pub on_learner: bool,
+}
+
+impl Rpc {
+    pub fn service(&self) -> &'static str {
+        split(self.path).map_or("", |(service, _)| service)
+    }
+    pub fn method(&self) -> &'static str {
+        split(self.path).map_or("", |(_, method)| method)
+    }
+}
+
+const fn unary(path: &'static str) -> Rpc {
+    Rpc { path, kind: Kind::Unary, on_learner: false }
+}
+const fn learner(path: &'static str, kind: Kind) -> Rpc {
+    Rpc { path, kind, on_learner: true }
+}
+const fn streaming(path: &'static str, kind: Kind) -> Rpc {
+    Rpc { path, kind, on_learner: false }
+}
+
+/// The busy ones first: `find` searches from the front.
+pub static RPCS: &[Rpc] = &[
+    unary("/etcdserverpb.KV/Put"),
+    learner("/etcdserverpb.KV/Range", Kind::Unary),
+    unary("/etcdserverpb.KV/Txn"),
+    unary("/etcdserverpb.KV/DeleteRange"),
+    unary("/etcdserverpb.KV/Compact"),
+    streaming("/etcdserverpb.KV/RangeStream", Kind::ServerStream),
+    streaming("/etcdserverpb.Watch/Watch", Kind::BidiStream),
+    streaming("/etcdserverpb.Lease/LeaseKeepAlive", Kind::BidiStream),
+    unary("/etcdserverpb.Lease/LeaseGrant"),
+    unary("/etcdserverpb.Lease/LeaseRevoke"),
+    unary("/etcdserverpb.Lease/LeaseTimeToLive"),
+    unary("/etcdserverpb.Lease/LeaseLeases"),
+    learner("/grpc.health.v1.Health/Check", Kind::Unary),
+    learner("/grpc.health.v1.Health/Watch", Kind::ServerStream),
+    unary("/etcdserverpb.Cluster/MemberAdd"),
+    unary("/etcdserverpb.Cluster/MemberRemove"),
+    unary("/etcdserverpb.Cluster/MemberUpdate"),
+    unary("/etcdserverpb.Cluster/MemberList"),
+    unary("/etcdserverpb.Cluster/MemberPromote"),
+    unary("/etcdserverpb.Maintenance/Alarm"),
+    learner("/etcdserverpb.Maintenance/Status", Kind::Unary),
+    unary("/etcdserverpb.Maintenance/Defragment"),
+    unary("/etcdserverpb.Maintenance/Hash"),
+    unary("/etcdserverpb.Maintenance/HashKV"),
+    learner("/etcdserverpb.Maintenance/Snapshot", Kind::ServerStream),
+    unary("/etcdserverpb.Maintenance/MoveLeader"),
+    unary("/etcdserverpb.Maintenance/Downgrade"),
+    unary("/etcdserverpb.Auth/AuthEnable"),
+    unary("/etcdserverpb.Auth/AuthDisable"),
+    unary("/etcdserverpb.Auth/AuthStatus"),
+    unary("/etcdserverpb.Auth/Authenticate"),
+    unary("/etcdserverpb.Auth/UserAdd"),
+    unary("/etcdserverpb.Auth/UserGet"),
+    unary("/etcdserverpb.Auth/UserList"),
+    unary("/etcdserverpb.Auth/UserDelete"),
+    unary("/etcdserverpb.Auth/UserChangePassword"),
+    unary("/etcdserverpb.Auth/UserGrantRole"),
+    unary("/etcdserverpb.Auth/UserRevokeRole"),
+    unary("/etcdserverpb.Auth/RoleAdd"),
+    unary("/etcdserverpb.Auth/RoleGet"),
+    unary("/etcdserverpb.Auth/RoleList"),
+    unary("/etcdserverpb.Auth/RoleDelete"),
+    unary("/etcdserverpb.Auth/RoleGrantPermission"),
+    unary("/etcdserverpb.Auth/RoleRevokePermission"),
+];
+
+/// The watch stream, whose messages its service counts.
+pub const WATCH: usize = 6;
+/// The keep-alive stream, whose messages its service counts.
+pub const KEEP_ALIVE: usize = 7;
+
+/// Where a request's path is in `RPCS`.
+pub fn find(path: &str) -> Option<usize> {
+    RPCS.iter().position(|rpc| rpc.path == path)
+}
+
+/// Why `find` found nothing, in grpc-go's words.
+pub fn unknown(path: &str) -> String {
+    match split(path) {
+        Some((service, method)) if RPCS.iter().any(|rpc| rpc.service() == service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+        None => format!("malformed method name: \"{path}\""),
+    }
+}
+
+fn split(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix('/')?.rsplit_once('/')
+}
+
+/// Codes run from OK (0) to Unauthenticated (16).
+pub const CODES: usize = 17;
+
+/// The protocol's names of the codes, which label `grpc_server_handled_total`.
+pub const CODE_NAMES: [&str; CODES] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// What one thread has seen of one RPC.
+#[derive(Debug, Default)]
+pub struct RpcCounts {
+    pub started: AtomicU64,
+    pub received: AtomicU64,
+    pub sent: AtomicU64,
+    pub handled: [AtomicU64; CODES],
+}
+
+/// What one serving thread counts. Only that thread writes, so `Relaxed` loses nothing.
+#[derive(Debug)]
+pub struct Counters {
+    pub rpcs: Vec<RpcCounts>,
+    pub bytes_received: AtomicU64,
+    pub bytes_sent: AtomicU64,
+}
+
+impl Counters {
+    /// One shard for each serving thread.
+    pub fn shards(threads: usize) -> Arc<[Arc<Counters>]> {
+        let shard = || {
+            Arc::new(Counters {
+                rpcs: RPCS.iter().map(|_| RpcCounts::default()).collect(),
+                bytes_received: AtomicU64::new(0),
+                bytes_sent: AtomicU64::new(0),
+            })
+        };
+        (0..threads).map(|_| shard()).collect()
+    }
+
+    pub fn start(&self, rpc: usize) {
+        add(&self.rpcs[rpc].started, 1);
+        if RPCS[rpc].kind != Kind::BidiStream {
+            add(&self.rpcs[rpc].received, 1);
+        }
+    }
+    pub fn end(&self, rpc: usize, code: Code) {
+        add(&self.rpcs[rpc].handled[code as usize], 1);
+        if RPCS[rpc].kind == Kind::Unary && code == Code::Ok {
+            add(&self.rpcs[rpc].sent, 1);
+        }
+    }
+    pub fn received(&self, rpc: usize) {
+        add(&self.rpcs[rpc].received, 1);
+    }
+    pub fn sent(&self, rpc: usize) {
+        add(&self.rpcs[rpc].sent, 1);
+    }
+}
+
+/// Adds without ordering anything else.
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_method_of_the_protocol_is_listed_once() {
+        let listed: BTreeSet<&str> = RPCS.iter().map(|rpc| rpc.path).collect();
+        assert_eq!(listed.len(), RPCS.len());
+        // The service definitions, read as text: `rpc Name(` below `service Service {`.
+        let mut declared = BTreeSet::new();
+        for text in
+            [include_str!("../../proto/rpc.proto"), include_str!("../../proto/health.proto")]
+        {
+            let word = |line: &str, key: &str| {
+                let rest = line.trim().strip_prefix(key)?;
+                Some(rest.split([' ', '(', ';']).next().unwrap_or_default().to_string())
+            };
+            let package = text.lines().find_map(|line| word(line, "package ")).expect("a package");
+            let mut service = String::new();
+            for line in text.lines() {
+                if let Some(name) = word(line, "service ") {
+                    service = name;
+                } else if let Some(method) = word(line, "rpc ") {
+                    declared.insert(format!("/{package}.{service}/{method}"));
+                }
+            }
+        }
+        assert_eq!(declared, listed.into_iter().map(String::from).collect());
+    }
+
+    #[test]
+    fn paths_are_found_or_explained() {
+        assert_eq!(find("/etcdserverpb.Watch/Watch"), Some(WATCH));
+        assert_eq!(find("/etcdserverpb.Lease/LeaseKeepAlive"), Some(KEEP_ALIVE));
+        for (path, text) in [
+            ("/etcdserverpb.KV/Get", "unknown method Get for service etcdserverpb.KV"),
+            ("/v3lockpb.Lock/Lock", "unknown service v3lockpb.Lock"),
+            ("nonsense", "malformed method name: \"nonsense\""),
+        ] {
+            assert_eq!(find(path), None);
+            assert_eq!(unknown(path), text);
+        }
+    }
+
+    #[test]
+    fn a_unary_call_counts_once_each_way() {
+        let shards = Counters::shards(2);
+        shards[1].start(0);
+        shards[1].end(0, Code::Ok);
+        shards[1].start(0);
+        shards[1].end(0, Code::Unavailable);
+        let counts = &shards[1].rpcs[0];
+        let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        assert_eq!((read(&counts.started), read(&counts.received), read(&counts.sent)), (2, 2, 1));
+        assert_eq!((read(&counts.handled[0]), read(&counts.handled[14])), (1, 1));
+        assert_eq!(read(&shards[0].rpcs[0].started), 0);
+    }
+}

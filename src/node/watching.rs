@@ -1,0 +1,161 @@
+//! One client's stream of watches: a thin door to the group's hub.
+//!
+//! The hub decides everything; this file only takes the lock, wakes streams that have something
+//! to send, and cleans up when a client goes. A stream that is not read costs its bounded buffer.
+
+use super::shared::{Shared, lock};
+use crate::multiraft::apply::AppliedBatch;
+use crate::mvcc::watch::{CreateRequest, Hub, HubCounts, StreamId, WatchOut};
+use crate::mvcc::{KeyspaceView, ReadError};
+use crate::types::GroupId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// What a stream is given at a time: enough to fill its connection, little enough that the lock
+/// is held for a moment.
+const TAKE_BYTES: usize = 1 << 20;
+/// Records of the feed read for lagging watchers in one pass: the applier waits for that long at
+/// worst.
+const CATCH_UP_RECORDS: usize = 1_000;
+/// Passes in one round of upkeep.
+const CATCH_UP_PASSES: usize = 64;
+
+/// The hub of a group and who is to be woken for which stream.
+pub struct WatchRoom {
+    hub: Hub,
+    wakers: BTreeMap<StreamId, Arc<Notify>>,
+}
+
+impl WatchRoom {
+    pub fn new(revision: i64, progress_interval_ms: u64) -> WatchRoom {
+        WatchRoom { hub: Hub::new(revision, progress_interval_ms), wakers: BTreeMap::new() }
+    }
+    pub fn counts(&self) -> HubCounts {
+        self.hub.counts()
+    }
+
+    /// Hands on what an apply job did.
+    pub fn publish(&mut self, batch: &mut AppliedBatch) {
+        if batch.replaced.is_some() {
+            self.hub.jump(batch.revision);
+        }
+        for (_, events) in std::mem::take(&mut batch.events) {
+            self.hub.publish(events);
+        }
+        self.wake();
+    }
+
+    /// Progress that is due, and watchers that read the past. True when there is more to read at
+    /// once.
+    pub fn upkeep(&mut self, view: &KeyspaceView, now_ms: u64) -> Result<bool, ReadError> {
+        self.hub.tick(now_ms);
+        let more = self.hub.has_unsynced()
+            && self.hub.catch_up(view, CATCH_UP_RECORDS).map_err(ReadError::Storage)?;
+        self.wake();
+        Ok(more)
+    }
+
+    fn wake(&mut self) {
+        for stream in self.hub.take_ready() {
+            if let Some(waker) = self.wakers.get(&stream) {
+                waker.notify_one();
+            }
+        }
+    }
+
+    pub fn wake_all(&self) {
+        for waker in self.wakers.values() {
+            waker.notify_one();
+        }
+    }
+}
+
+/// See the module's documentation. Dropping it cancels its watchers.
+pub struct WatchStream {
+    shared: Arc<Shared>,
+    group: GroupId,
+    id: StreamId,
+    waker: Arc<Notify>,
+}
+
+impl WatchStream {
+    /// `None` if this member has no replica of the group.
+    pub(super) fn open(shared: Arc<Shared>, group: GroupId) -> Option<WatchStream> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = StreamId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let waker = Arc::new(Notify::new());
+        {
+            let mut room = lock(&shared.groups.get(&group)?.watches);
+            room.hub.open_stream(id);
+            room.wakers.insert(id, waker.clone());
+        }
+        Some(WatchStream { shared, group, id, waker })
+    }
+
+    fn with_room<T>(&self, act: impl FnOnce(&mut WatchRoom) -> T) -> T {
+        let slot =
+            self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
+        let mut room = lock(&slot.watches);
+        let value = act(&mut room);
+        room.wake();
+        value
+    }
+
+    /// A watcher, from what is applied here on or from the past. What became of it comes with
+    /// `next`.
+    pub fn create(&self, request: CreateRequest) {
+        let past = request.start_revision > 0;
+        self.with_room(|room| room.hub.create(self.id, request));
+        if past {
+            self.catch_up();
+        }
+    }
+    pub fn cancel(&self, watch_id: i64) {
+        self.with_room(|room| room.hub.cancel(self.id, watch_id));
+    }
+    /// Asks for one progress message for the whole stream; none comes while a watcher lags.
+    pub fn progress(&self) {
+        self.with_room(|room| room.hub.request_progress(self.id));
+    }
+
+    /// Reads on for the group's lagging watchers at once, instead of waiting for the upkeep.
+    fn catch_up(&self) {
+        let slot =
+            self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
+        let now_ms = self.shared.io.clock.now().0 / 1_000_000;
+        for _ in 0..CATCH_UP_PASSES {
+            let view = slot.view();
+            match lock(&slot.watches).upkeep(&view, now_ms) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The upkeep task meets the same fault and ends the member.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The next things to send, in order, never empty; `None` when the member stops.
+    pub async fn next(&self) -> Option<Vec<WatchOut>> {
+        loop {
+            if self.shared.is_stopping() {
+                return None;
+            }
+            let out = self.with_room(|room| room.hub.take(self.id, TAKE_BYTES));
+            if !out.is_empty() {
+                return Some(out);
+            }
+            self.waker.notified().await;
+        }
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        self.with_room(|room| {
+            room.hub.close_stream(self.id);
+            room.wakers.remove(&self.id);
+        });
+    }
+}
