@@ -256,7 +256,15 @@ impl Safety {
         entries: &'e [Entry],
     ) -> Result<Vec<&'e Entry>, Violation> {
         let mut fresh = Vec::new();
+        let own = self.durable.get(&node).and_then(|m| m.get(&group));
         for entry in entries {
+            // A checkpoint may cover it from now on, and must never be ahead of the own log.
+            ensure!(
+                own.is_some_and(|l| l.holds(entry.index, entry.term)),
+                "applied-is-durable-here",
+                "group {group} index {}: {node} applies what its own log could still lose",
+                entry.index
+            );
             let log = self.committed.entry(group).or_default();
             let at = entry.index.0 as usize;
             let hash = entry_hash(entry);
