@@ -298,6 +298,13 @@ impl Core {
         }
     }
 
+    /// What time it is. A driver says so before the actions of every turn, not only with ticks:
+    /// what is timed from a stale clock (a lease that was granted behind a stalled disk) would
+    /// end early.
+    pub fn at(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
     /// Takes one thing that happened.
     pub fn handle(&mut self, action: Action) {
         match action {

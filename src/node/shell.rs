@@ -192,6 +192,9 @@ impl CoreTask {
                 }
             }
             loop {
+                // Before the actions, however long the disk held the turn up: leases and requests
+                // are timed from here.
+                self.core.at(clock.now().0 / 1_000_000);
                 self.shared.core.take(&mut inbox);
                 for action in inbox.drain(..) {
                     self.core.handle(action);
