@@ -27,10 +27,12 @@ impl Follower {
         if core.election_elapsed < core.election_timeout {
             return false;
         }
-        if core.is_voter(core.id()) {
-            return true;
-        }
+        let Some(why) = core.campaign_obstacle() else { return true };
         // One that may not campaign at least stops asking a leader that is gone.
+        if core.is_voter(core.id()) {
+            fx.push(Effect::Note(Note::NoCampaign { why }));
+        }
+        core.reset_election_timer();
         core.leader = NodeId::NONE;
         self.forwarded.give_up_all(|context| fx.push(Effect::ReadDropped { context }));
         false

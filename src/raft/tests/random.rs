@@ -268,12 +268,7 @@ fn run(seed: u64, steps: u64, notes: &mut BTreeMap<&'static str, u64>) {
     while rounds == 0 || !run.agrees() {
         run.calm_round();
         rounds += 1;
-        if rounds >= 300 {
-            for id in 1..=NODES {
-                eprintln!("{:?}", run.cluster.node(NodeId(id)).replica().status());
-            }
-            panic!("no agreement after {rounds} calm rounds");
-        }
+        assert!(rounds < 300, "no agreement after {rounds} calm rounds:{}", run.picture());
     }
     // Who was removed and never learned of it may campaign for ever; its host has stopped it.
     let members = run.members();
@@ -291,7 +286,7 @@ fn run(seed: u64, steps: u64, notes: &mut BTreeMap<&'static str, u64>) {
     for _ in 0..3 {
         run.calm_round();
     }
-    assert!(run.agrees(), "a calm cluster agrees");
+    assert!(run.agrees(), "a calm cluster disagrees:{}", run.picture());
     assert!(run.cluster.safety.newest_commit() > before, "a calm cluster takes a proposal");
     let quiet = |id: &NodeId| run.cluster.node(*id).replica().is_quiet();
     assert!(run.members().iter().all(quiet), "a calm cluster is quiet");
@@ -305,6 +300,11 @@ impl Run {
         let up = self.cluster.nodes.values().filter(|node| node.is_up());
         let leaders = up.map(|node| node.replica()).filter(|r| r.role() == Role::Leader);
         leaders.max_by_key(|replica| replica.term()).map(|replica| replica.id())
+    }
+
+    fn picture(&self) -> String {
+        let up = self.cluster.nodes.values().filter(|node| node.is_up());
+        up.map(|node| format!("\n{:?}", node.replica().status())).collect()
     }
 
     fn members(&self) -> Vec<NodeId> {
