@@ -262,8 +262,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "select!",
         ],
     ),
-    // `Clock`, `Net` and `Tasks` speak in futures; the select macro wraps tokio's.
-    ("io/mod.rs", &["tokio", "select!", "async", ".await"]),
+    // `Clock`, `Net` and `Tasks` speak in futures; `biased_select` waits for some.
+    ("io/select.rs", &["async", ".await"]),
     ("io/net.rs", &["async", ".await"]),
     ("io/tasks.rs", &["tokio", "async", ".await"]),
     ("io/clock.rs", &["async", ".await"]),
