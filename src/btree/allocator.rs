@@ -118,29 +118,31 @@ impl Space {
     /// Reads the map if nobody has yet.
     pub fn ensure_read(&mut self, pager: &Pager) -> Result<(), StorageError> {
         let Some((newest, older)) = &self.source else { return Ok(()) };
-        let map = StoredMap::read(pager, newest)?;
-        let mut freed = Vec::new();
+        let mut map = StoredMap::read(pager, newest)?;
+        for page in 0..META_PAGES {
+            if map.used.set(page, true) {
+                self.dirty.insert(0);
+            }
+        }
+        let mut freed: Vec<(u64, u32)> = Vec::new();
         if let Some(older) = older {
             let before = StoredMap::read(pager, older)?;
             for index in 0..before.used.0.len() {
                 let gone = before.used.word(index) & !map.used.word(index);
                 for bit in (0..64).filter(|bit| gone >> bit & 1 != 0) {
-                    freed.push((index as u64 * 64 + bit, 1));
+                    let page = index as u64 * 64 + bit;
+                    self.held.set(page, true);
+                    match freed.last_mut() {
+                        Some((first, pages)) if *first + u64::from(*pages) == page => *pages += 1,
+                        _ => freed.push((page, 1)),
+                    }
                 }
             }
         }
         let checkpoint = newest.checkpoint;
         (self.used, self.chunks, self.index) = (map.used, map.chunks, newest.space);
-        for page in 0..META_PAGES {
-            if self.used.set(page, true) {
-                self.dirty.insert(0);
-            }
-        }
-        for (page, _) in &freed {
-            self.held.set(*page, true);
-        }
         self.pages = self.pages.max(self.used.top()).max(self.held.top());
-        self.free = self.pages - self.used.count() - freed.len() as u64;
+        self.free = self.pages - self.used.count() - self.held.count();
         if !freed.is_empty() {
             self.deferred.push_back((checkpoint, freed));
         }

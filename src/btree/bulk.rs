@@ -4,7 +4,7 @@ use super::allocator::Loose;
 use super::insert::separator;
 use super::node::Root;
 use super::page::{ChildRecord, HEADER_BYTES, PageRef, Slotted};
-use super::store::{Store, stored};
+use super::store::{Store, rooted};
 use super::tree::{Tree, TreeKind};
 use super::writer::RunWriter;
 use crate::types::{GroupId, StorageError};
@@ -139,13 +139,13 @@ impl BulkLoader {
             let full = std::mem::replace(&mut self.levels[level], Level::new(Vec::new(), 0));
             if top && level > 0 && full.body.len() == 1 {
                 let page = full.body.record(0).page;
-                root = self.rooted(page, level - 1);
+                root = self.root(page, level - 1);
                 break;
             }
             if full.body.len() > 0 {
                 let record = self.write(level, &full)?;
                 if top {
-                    root = self.rooted(record.page, level);
+                    root = self.root(record.page, level);
                     break;
                 }
                 self.add_child(level + 1, full.separator, record)?;
@@ -161,8 +161,8 @@ impl BulkLoader {
         Ok(Tree::new(store, group, kind, root, Some(loose)))
     }
 
-    fn rooted(&self, page: PageRef, level: usize) -> Root {
-        stored(page, level as u8, self.entries, self.live)
+    fn root(&self, page: PageRef, level: usize) -> Root {
+        rooted(page, level as u8, self.entries, self.live)
     }
 }
 

@@ -8,7 +8,7 @@ use super::meta::Meta;
 use super::node::{Node, Root};
 use super::page::{LEVEL_MAX, PageRef, u64_at};
 use super::pager::Pager;
-use super::store::stored;
+use super::store::rooted;
 use super::tree::TreeKind;
 use crate::types::{GroupId, StorageError};
 use bytes::Bytes;
@@ -52,7 +52,7 @@ fn decode_root(bytes: &[u8]) -> Option<Root> {
         return None;
     }
     let level = u8::try_from(u64_at(bytes, 40)).ok().filter(|level| *level <= LEVEL_MAX)?;
-    Some(stored(PageRef::decode(bytes), level, u64_at(bytes, 24), u64_at(bytes, 32)))
+    Some(rooted(PageRef::decode(bytes), level, u64_at(bytes, 24), u64_at(bytes, 32)))
 }
 
 /// The root page and level that a catalogue entry refers to, if it is a tree's.
@@ -68,7 +68,7 @@ fn group_of(bytes: &[u8]) -> GroupId {
 /// The catalogue tree that `meta` points at.
 pub(super) fn root_of(meta: &Meta) -> Root {
     match meta.catalogue {
-        Some(page) => stored(page, meta.catalogue_level, meta.catalogue_entries, 0),
+        Some(page) => rooted(page, meta.catalogue_level, meta.catalogue_entries, 0),
         None => Root::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! Making a set of views durable, in small steps, while their writers go on.
 //!
 //! ```text
+//! compare            which trees differ from those of the last checkpoint
 //! per changed tree   write its dirty nodes, children first, in long runs
 //!                    find what the stored tree had and the new one has not: freed
 //! trees not listed   everything they had: freed
@@ -25,7 +26,7 @@ use super::insert;
 use super::meta::Meta;
 use super::node::{Node, Root};
 use super::page::{PAGE_BYTES, PageRef};
-use super::store::{Store, StoreInner, stored};
+use super::store::{Store, StoreInner, rooted};
 use super::tree::{TreeKind, View};
 use super::writer::{RunWriter, written_record};
 use crate::types::map::Set;
@@ -58,8 +59,8 @@ pub struct CheckpointJob {
     loose: Vec<Arc<Loose>>,
     writer: RunWriter,
     unsynced: u64,
-    /// Holds the roots that are being written.
-    _views: Vec<View>,
+    /// What the caller listed; holds the roots that are being written.
+    trees: Vec<(GroupId, TreeKind, View)>,
     finished: bool,
 }
 
@@ -72,6 +73,7 @@ struct Changed {
 
 #[derive(Debug)]
 enum Phase {
+    Compare,
     NextTree,
     Tree(Changed, Walk),
     Freeing { then_catalogue: bool, diff: Diff },
@@ -113,51 +115,54 @@ impl CheckpointJob {
     ) -> CheckpointJob {
         let was_busy = store.0.busy.swap(true, Ordering::AcqRel);
         assert!(!was_busy, "two checkpoints at a time");
-        let state = store.0.state();
-        let (checkpoint, catalogue) = (state.meta.checkpoint + 1, state.catalogue.clone());
-        drop(state);
+        let checkpoint = store.checkpoint() + 1;
         // On a poisoned store the first step says so; its epoch has begun already.
         if !store.0.poisoned.load(Ordering::Acquire) {
             store.0.epochs.begin(checkpoint);
         }
-        let (mut waiting, mut loose, mut views) = (VecDeque::new(), Vec::new(), Vec::new());
-        let mut unlisted = catalogue.trees.clone();
-        for (group, kind, view) in trees {
-            let key = (group, kind);
-            let stored = unlisted.remove(&key);
-            let root = view.root().clone();
-            if root.child.is_none() {
-                // An empty tree is one that is not there.
-                unlisted.extend(stored.map(|stored| (key, stored)));
-            } else if root.page().is_none() || stored.as_ref().and_then(Root::page) != root.page() {
-                let fresh = view.epoch() + 1 >= checkpoint;
-                assert!(fresh, "a view from before the last checkpoint is to be the next one");
-                let mut old: Vec<(PageRef, u8)> = Vec::new();
-                old.extend(stored.and_then(|stored| Some((stored.page()?, stored.level))));
-                if let Some(from) = view.loose().filter(|from| !from.is_owned()) {
-                    old.extend(from.root.get().copied());
-                }
-                waiting.push_back(Changed { key, root, old });
-            }
-            if let Some(from) = view.loose().filter(|from| !from.is_owned()) {
-                loose.push(Arc::clone(from));
-            }
-            views.push(view);
-        }
         CheckpointJob {
             checkpoint,
-            phase: Phase::NextTree,
-            waiting,
-            dropped: unlisted.into_iter().collect(),
-            catalogue,
+            phase: Phase::Compare,
+            waiting: VecDeque::new(),
+            dropped: VecDeque::new(),
+            catalogue: Catalogue::default(),
             metas,
-            loose,
+            loose: Vec::new(),
             writer: RunWriter::new(checkpoint, false),
             unsynced: 0,
-            _views: views,
+            trees,
             finished: false,
             store,
         }
+    }
+
+    /// Finds what has changed. Part of the job, not of `begin_checkpoint`: with thousands of
+    /// trees it takes milliseconds that the caller does not have.
+    fn compare(&mut self, store: &StoreInner) -> Phase {
+        self.catalogue = store.state().catalogue.clone();
+        let mut unlisted = self.catalogue.trees.clone();
+        for (group, kind, view) in &self.trees {
+            let key = (*group, *kind);
+            let stored = unlisted.remove(&key);
+            let root = view.root().clone();
+            let loaded = view.loose().filter(|from| !from.is_owned());
+            if root.child.is_none() {
+                // An empty tree is one that is not there.
+                unlisted.extend(stored.map(|stored| (key, stored)));
+                let loaded = loaded.and_then(|from| from.root.get());
+                self.dropped.extend(loaded.map(|(at, level)| (key, rooted(*at, *level, 0, 0))));
+            } else if root.page().is_none() || stored.as_ref().and_then(Root::page) != root.page() {
+                let fresh = view.epoch() + 1 >= self.checkpoint;
+                assert!(fresh, "a view from before the last checkpoint is to be the next one");
+                let mut old: Vec<(PageRef, u8)> = Vec::new();
+                old.extend(stored.and_then(|stored| Some((stored.page()?, stored.level))));
+                old.extend(loaded.and_then(|from| from.root.get().copied()));
+                self.waiting.push_back(Changed { key, root, old });
+            }
+            self.loose.extend(loaded.cloned());
+        }
+        self.dropped.extend(unlisted);
+        Phase::NextTree
     }
 
     /// Number of the checkpoint that is being made.
@@ -217,6 +222,7 @@ impl CheckpointJob {
     /// One small move from `phase`; whether it did I/O besides the writer's.
     fn turn(&mut self, store: &StoreInner, phase: Phase) -> Result<(Phase, bool), StorageError> {
         match phase {
+            Phase::Compare => Ok((self.compare(store), true)),
             Phase::NextTree => Ok((self.next_tree(store)?, false)),
             Phase::Tree(changed, mut walk) => {
                 if !walk.advance(store, &mut self.writer)? {
@@ -226,7 +232,7 @@ impl CheckpointJob {
                 let Changed { key, root, old } = changed;
                 let value = catalogue::encode_root(page, &root);
                 self.put(store, &catalogue::tree_key(key.0, key.1), &value)?;
-                let root = stored(page, root.level, root.entries, root.live);
+                let root = rooted(page, root.level, root.entries, root.live);
                 self.catalogue.trees.insert(key, root);
                 let diff = Diff { old, kept: walk.kept, new: Some(page) };
                 Ok((Phase::Freeing { then_catalogue: false, diff }, false))
@@ -244,7 +250,7 @@ impl CheckpointJob {
                 }
                 let root = &mut self.catalogue.root;
                 if let Some(page) = root.page() {
-                    *root = stored(page, root.level, root.entries, root.live);
+                    *root = rooted(page, root.level, root.entries, root.live);
                 }
                 let old = old.page().map(|page| (page, old.level)).into_iter().collect();
                 let diff = Diff { old, kept: walk.kept, new: self.catalogue.root.page() };

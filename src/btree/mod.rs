@@ -14,6 +14,7 @@ mod meta;
 mod node;
 mod page;
 mod pager;
+mod relocate;
 mod store;
 #[cfg(test)]
 mod tests;

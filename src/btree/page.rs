@@ -461,6 +461,15 @@ impl Slotted {
         part
     }
 
+    /// Whether no byte belongs to two entries, for `verify`.
+    pub fn entries_are_apart(&self) -> bool {
+        let mut starts: Vec<(usize, usize)> = (0..self.count)
+            .map(|i| (self.start(i), self.start(i) + self.entry_cost(i) - SLOT_BYTES))
+            .collect();
+        starts.sort_unstable();
+        starts.windows(2).all(|pair| pair[0].1 <= pair[1].0)
+    }
+
     /// Pages that the node takes on disk.
     pub fn pages(&self) -> u32 {
         u32::try_from(self.used_bytes().div_ceil(PAGE_BYTES)).expect("a node is below 2 GiB")
@@ -544,7 +553,7 @@ impl Slotted {
         if count == 0 || count > room / SLOT_BYTES || heap > room - SLOT_BYTES * count {
             return wrong("at most bytes", room as u64, (SLOT_BYTES * count + heap) as u64);
         }
-        let mut live = 0;
+        let (mut live, mut bytes) = (0, 0);
         for i in 0..count {
             let slot = u32_at(&buf, HEADER_BYTES + SLOT_BYTES * i);
             let distance = (slot & !LIVE) as usize;
@@ -555,11 +564,17 @@ impl Slotted {
                 let (value, at) = check_len(&buf, at.checked_add(key)?)?;
                 let end = at.checked_add(value)?;
                 let fits = end <= buf.len() && (level == 0 || value == ChildRecord::BYTES);
-                fits.then_some(())
+                fits.then_some(end - start)
             };
-            if distance == 0 || distance > heap || ends_inside().is_none() {
-                return Err((format!("entry {i} inside its node"), format!("slot {slot:#x}")));
+            match ends_inside() {
+                Some(size) if (1..=heap).contains(&distance) => bytes += size,
+                _ => {
+                    return Err((format!("entry {i} inside its node"), format!("slot {slot:#x}")));
+                }
             }
+        }
+        if bytes != heap {
+            return wrong("bytes of entries", heap as u64, bytes as u64);
         }
         if live != u32_at(&buf, 28) as usize {
             return wrong("live entries", live as u64, u64::from(u32_at(&buf, 28)));

@@ -297,6 +297,6 @@ fn read_metas(file: &dyn File, pages: u64) -> Result<(Meta, Option<Meta>), Stora
 }
 
 /// A root as the catalogue stores it.
-pub(super) fn stored(page: super::page::PageRef, level: u8, entries: u64, live: u64) -> Root {
+pub(super) fn rooted(page: super::page::PageRef, level: u8, entries: u64, live: u64) -> Root {
     Root { child: Some(Child::Page(page)), level, entries, live }
 }

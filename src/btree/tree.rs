@@ -6,9 +6,10 @@ use super::cursor::Cursor;
 use super::epoch::Pin;
 use super::lookup::{self, Hand};
 use super::node::{Child, Item, Node, Root, make_mut};
+use super::page::PAGE_BYTES;
 use super::pager::Pager;
 use super::store::Store;
-use super::{delete, insert};
+use super::{delete, insert, relocate};
 use crate::types::{GroupId, StorageError};
 use bytes::Bytes;
 use std::ops::Bound;
@@ -91,6 +92,20 @@ impl Tree {
     /// changes for as long as the view lives.
     pub fn view(&self) -> View {
         View::new(self.store.clone(), self.root.clone(), self.store.pin(), self.loose.clone())
+    }
+
+    /// Makes the next checkpoint write anew what lies beyond `offset` in the file, so that it
+    /// lands on free pages further down and the file's tail can go. Looks at about `budget`
+    /// nodes whose keys are at or behind `from`, and returns where to go on, `None` at the end.
+    /// Worth calling when much less of the file is in use than its length.
+    pub fn relocate(
+        &mut self,
+        offset: u64,
+        from: &[u8],
+        budget: usize,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        let limit = offset / PAGE_BYTES as u64;
+        relocate::relocate(self.store.pager(), &mut self.root, limit, from, budget)
     }
 
     /// Lets go of the nodes that the checkpoint has written: they can be read back from the file

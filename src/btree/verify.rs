@@ -165,6 +165,9 @@ impl Verifier<'_> {
         let read = self.store.pager.read(at, level);
         let Some(node) = self.report.note(read)? else { return Ok((0, 0)) };
         let body = &node.body;
+        if !body.entries_are_apart() {
+            self.report.problem(at.offset(), "entries overlap".into());
+        }
         for i in 0..body.len() {
             let key = body.key(i);
             let first_of_inner = level > 0 && i == 0;

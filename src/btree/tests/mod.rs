@@ -1,6 +1,7 @@
 //! The forest against a `BTreeMap`, and against a disk that loses power.
 
 mod crash;
+mod layout;
 mod model;
 mod space;
 
