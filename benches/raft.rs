@@ -2,6 +2,11 @@
 //! three replicas, with a disk that is instant and a network that is a queue.
 //!
 //! `cargo bench --bench raft`
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark looks at the real clock and works on real files"
+)]
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

@@ -126,8 +126,7 @@ impl History {
     pub fn new(groups: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
-            let mut keyspace = Keyspace::default();
-            keyspace.next = BOOT_INDEX;
+            let mut keyspace = Keyspace { next: BOOT_INDEX, ..Keyspace::default() };
             keyspace.floor.revision = 1;
             keyspace.floor.compacted = -1;
             history.groups.insert(GroupId(g), keyspace);

@@ -47,6 +47,8 @@ use std::time::Duration;
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(1);
 /// The least time between two checkpoints that only the number of entries asks for.
 const CHECKPOINT_GAP: Duration = Duration::from_secs(1);
+/// Steps of the log's upkeep between two heartbeats; each is about a megabyte and a sync.
+const SPARE_STEPS_PER_TICK: usize = 4;
 /// Entries of old revisions that one background step removes between two apply jobs.
 const COMPACT_STEP_ENTRIES: usize = 512;
 /// How often watchers are looked at that need no event: progress, catching up.
@@ -186,10 +188,7 @@ impl CoreTask {
                 self.core.handle(Action::Tick { now_ms: now.0 / 1_000_000 });
                 // Ticks missed while the disk was slow are not made up for.
                 next_tick = now + tick;
-                // A spare segment is zero-filled ahead of need, when nothing else waits.
-                if self.shared.core.is_empty() {
-                    self.wal.prepare_spare()?;
-                }
+                self.prepare_spare()?;
             }
             loop {
                 // Before the actions, however long the disk held the turn up: leases and requests
@@ -211,6 +210,26 @@ impl CoreTask {
                 return Ok(());
             }
         }
+    }
+
+    /// The log's upkeep, a few bounded steps of it while nothing else waits: segments are
+    /// zero-filled ahead of need. A full disk is no reason to stop before a write needs the room.
+    fn prepare_spare(&mut self) -> Result<(), StorageError> {
+        for _ in 0..SPARE_STEPS_PER_TICK {
+            if !self.shared.core.is_empty() {
+                return Ok(());
+            }
+            match self.wal.prepare_spare() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if error.is_no_space() => {
+                    tracing::warn!(%error, "no room to prepare the log's next segment");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Does what one turn wants done, in the order in which nothing waits for the disk that need

@@ -20,6 +20,7 @@
 //! > status | log 1                            one line per node; one node's log
 //! > show all | show less | show none          with disk writes and heartbeats; without; nothing
 //! ```
+#![allow(clippy::disallowed_methods, reason = "stories are files of the source tree")]
 
 use super::cluster::{Cluster, Disk, GROUP, Seen, decode_change, encode_change};
 use crate::raft::{Config, Effect, Input, PeerState, ReadFor, Role};
