@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tonic::codegen::{Body, Service, StdError, http};
 
@@ -70,7 +70,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
-    threads: Vec<JoinHandle<()>>,
+    /// With what resolves when the thread is about to end.
+    threads: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
     stops: Vec<Arc<Stop>>,
     addresses: Vec<SocketAddr>,
 }
@@ -108,10 +109,14 @@ impl Server {
             };
             // The first thread also accepts.
             let accept = accept.take();
-            let thread = std::thread::Builder::new()
-                .name(format!("client-{number}"))
-                .spawn(move || serving.run(inbox, accept))?;
-            server.threads.push(thread);
+            let (ending, ended) = oneshot::channel();
+            let thread =
+                std::thread::Builder::new().name(format!("client-{number}")).spawn(move || {
+                    serving.run(inbox, accept);
+                    // Nobody may be waiting any more.
+                    let _ = ending.send(());
+                })?;
+            server.threads.push((thread, ended));
         }
         Ok(server)
     }
@@ -122,24 +127,29 @@ impl Server {
     }
 
     /// Accepts nothing more, lets requests under way finish for a moment, and ends the threads.
-    pub fn stop(mut self) {
-        self.end();
+    /// The caller's own runtime goes on meanwhile: those requests may need it.
+    pub async fn stop(mut self) {
+        self.tell();
+        for (_, ended) in &mut self.threads {
+            // An error says that the thread has panicked, which is an end as well.
+            let _ = ended.await;
+        }
     }
 
-    fn end(&mut self) {
+    fn tell(&self) {
         for stop in &self.stops {
             stop.set();
-        }
-        for thread in self.threads.drain(..) {
-            // A panic of the thread has been reported already.
-            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.tell();
+        for (thread, _) in self.threads.drain(..) {
+            // A panic of the thread has been reported already.
+            let _ = thread.join();
+        }
     }
 }
 

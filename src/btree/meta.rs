@@ -19,6 +19,8 @@ const MAGIC: &[u8; 8] = b"quorate\x01";
 const FORMAT: u32 = 1;
 /// The part that means something: what a disk writes as a unit.
 const META_BYTES: usize = 512;
+/// No store gets there; counting on from it cannot overflow.
+const CHECKPOINT_MAX: u64 = u64::MAX / 2;
 const CRC_AT: usize = META_BYTES - 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +121,9 @@ impl Meta {
             catalogue: reference(96),
             space: reference(120),
         };
+        if meta.checkpoint > CHECKPOINT_MAX {
+            return Err(format!("checkpoint {}", meta.checkpoint));
+        }
         if meta.page() != page {
             return Err(format!("checkpoint {} on the other's page", meta.checkpoint));
         }

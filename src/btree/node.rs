@@ -146,7 +146,8 @@ impl Drop for Node {
 
 /// The node in `slot` for changing: in place when nobody else can see it, else a copy.
 pub(super) fn make_mut(slot: &mut Arc<Node>) -> &mut Node {
-    let alone = Arc::get_mut(slot).is_some_and(|node| node.written.get().is_none());
+    // Nobody holds weak references: a count of one is ours, and only we could raise it.
+    let alone = Arc::strong_count(slot) == 1 && slot.written.get().is_none();
     if !alone {
         *slot = Arc::new(slot.copy());
     }

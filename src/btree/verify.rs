@@ -193,13 +193,14 @@ impl Verifier<'_> {
 
     fn space(&mut self, meta: &Meta) -> Result<(), StorageError> {
         let read = StoredMap::read(&self.store.pager, meta);
-        let Some(map) = self.report.note(read)? else { return Ok(()) };
+        let Some(mut map) = self.report.note(read)? else { return Ok(()) };
         for at in map.chunks.iter().flatten().chain(&meta.space) {
             self.reach(at);
         }
         self.report.pages = self.seen.count();
-        if meta.space.is_none() {
-            return Ok(());
+        // A store that has never had a tree has no map, and only its metas in use.
+        for page in (0..META_PAGES).filter(|_| meta.space.is_none()) {
+            map.used.set(page, true);
         }
         for page in 0..self.seen.top().max(map.used.top()) {
             match (self.seen.get(page), map.used.get(page)) {

@@ -162,7 +162,7 @@ async fn serve_clients(
     }
     // Leadership leaves while requests under way are still answered.
     running.stop();
-    server.stop();
+    server.stop().await;
     Ok(())
 }
 

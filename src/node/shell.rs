@@ -5,7 +5,7 @@
 //!  clients ─► core mailbox ─► core task: handle, end_turn ─► frames to peers
 //!                                │ WAL batch: write, fdatasync, here
 //!                                ▼ apply jobs
-//!                             applier task: apply, publish the view, answer, feed watchers
+//!                             applier task: apply, publish the view, feed watchers
 //!                                │ frozen trees            ▲ what is durable
 //!                                ▼                         │
 //!                             background task: checkpoint steps, snapshot chunks in and out
@@ -20,7 +20,7 @@
 //! hold. What is decided here is only *when* something runs, never *what* it does: that is in
 //! `core` and below, which the simulator drives without this file.
 
-use super::action::{Action, Answer, Output, StopReason, Token};
+use super::action::{Action, Output, StopReason};
 use super::core::Core;
 use super::handle::NodeHandle;
 use super::mailbox::Mailbox;
@@ -29,7 +29,7 @@ use super::shared::{Ended, Shared, lock};
 use super::streams::Streams;
 use crate::btree::{CheckpointDone, CheckpointJob, Step};
 use crate::io::{DiskLock, Mono, TaskHandle, TaskKind, biased_select};
-use crate::multiraft::apply::{AppliedBatch, AppliedEntry, Applier, Outcome};
+use crate::multiraft::apply::{AppliedBatch, Applier};
 use crate::multiraft::snapshots::{
     InstallOutcome, InstallReady, InstallStep, Installer, Pin, SnapshotServer,
 };
@@ -110,6 +110,7 @@ pub fn start(
     checkpoint_entries: u64,
 ) -> Running {
     let Member { core, applier, wal, store: _, snapshots, installer, lock } = member;
+    shared.election_ms.store(core.config().election_ms(), Ordering::Relaxed);
     let applier_jobs = Arc::new(Mailbox::default());
     let background_jobs = Arc::new(Mailbox::default());
     let core_task = CoreTask {
@@ -175,8 +176,8 @@ impl CoreTask {
         loop {
             if self.shared.core.is_empty() {
                 biased_select! {
-                    () = self.shared.core.filled() => {}
-                    () = clock.sleep_until(next_tick) => {}
+                    () = self.shared.core.filled() => {},
+                    () = clock.sleep_until(next_tick) => {},
                 }
             }
             let now = clock.now();
@@ -330,10 +331,10 @@ impl ApplierTask {
                     return Ok(());
                 }
                 biased_select! {
-                    () = self.jobs.filled() => {}
+                    () = self.jobs.filled() => {},
                     () = clock.sleep_until(clock.now() + IDLE_CHECKPOINT) => {
                         self.applier.request_checkpoint();
-                    }
+                    },
                 }
             }
             self.jobs.take(&mut inbox);
@@ -424,34 +425,14 @@ impl ApplierTask {
         Ok(())
     }
 
-    /// Publishes what a batch did: the state first, then the answers, then the events.
+    /// Publishes what a batch did: the state first, then the events, then the answers.
     fn applied(&self, mut batch: AppliedBatch) {
         let Some(slot) = self.shared.groups.get(&batch.group) else { return };
         *lock(&slot.view) = batch.view.clone();
         slot.applied.store(batch.index.0, Ordering::Release);
         *lock(&self.shared.pressure) = batch.pressure;
-        for entry in &batch.results {
-            self.answer(entry);
-        }
         lock(&slot.watches).publish(&mut batch);
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
-    }
-
-    /// Answers a request straight from here: the core learns of it with the batch, but its thread
-    /// may be waiting for the disk by now.
-    fn answer(&self, entry: &AppliedEntry) {
-        let answer = match &entry.result {
-            Ok(Outcome::Reply(reply)) => Ok(Answer::Applied {
-                reply: reply.clone(),
-                revision: entry.revision,
-                index: entry.index,
-                term: entry.term,
-            }),
-            // Membership changes are rare, and the core has its own part in them.
-            Ok(Outcome::Members { .. }) => return,
-            Err(error) => Err(error.clone()),
-        };
-        self.shared.waiters.answer(Token(entry.id.seq), answer);
     }
 
     fn publish_view(&self, group: GroupId) {
@@ -487,8 +468,8 @@ impl BackgroundTask {
         loop {
             if self.jobs.is_empty() && self.waiting.is_empty() && self.checkpoint.is_none() {
                 biased_select! {
-                    () = self.jobs.filled() => {}
-                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {}
+                    () = self.jobs.filled() => {},
+                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {},
                 }
             }
             self.server.tick(clock.now().0 / 1_000_000);
@@ -543,7 +524,7 @@ async fn watch_upkeep(shared: Arc<Shared>) {
     loop {
         biased_select! {
             () = shared.stopping() => return,
-            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {}
+            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {},
         }
         let now_ms = clock.now().0 / 1_000_000;
         for slot in shared.groups.values() {

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub const STEP_MS: u64 = 10;
+const TURNS_PER_STEP: usize = 8;
 
 pub struct Node {
     pub disk: Arc<MemDisk>,
@@ -154,15 +155,31 @@ impl Cluster {
     /// Lets time pass.
     pub fn run(&mut self, ms: u64) {
         for _ in 0..ms / STEP_MS {
-            self.now_ms += STEP_MS;
-            let now_ms = self.now_ms;
-            for id in self.ids() {
-                self.tell(id, Action::Tick { now_ms });
+            self.tick();
+            self.turns(TURNS_PER_STEP);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now_ms += STEP_MS;
+        let now_ms = self.now_ms;
+        for id in self.ids() {
+            self.tell(id, Action::Tick { now_ms });
+        }
+    }
+
+    /// Stops right behind the turn in which it happens.
+    pub fn turn_until(&mut self, what: &str, mut done: impl FnMut(&Cluster) -> bool) {
+        for n in 0..10_000 {
+            if n % TURNS_PER_STEP == 0 {
+                self.tick();
             }
-            for _ in 0..8 {
-                self.turn();
+            self.turn();
+            if done(self) {
+                return;
             }
         }
+        panic!("not within many turns: {what}");
     }
 
     pub fn run_until(&mut self, what: &str, ms: u64, mut done: impl FnMut(&Cluster) -> bool) {

@@ -325,7 +325,7 @@ fn histories_are_safe_and_end_well() {
     if let Some(seed) = number("QUORATE_RAFT_SEED") {
         return run_named(seed, 3000, &mut notes);
     }
-    for seed in 0..number("QUORATE_RAFT_RUNS").unwrap_or(300) {
+    for seed in 0..number("QUORATE_RAFT_RUNS").unwrap_or(600) {
         run_named(seed, 3000, &mut notes);
     }
     // The histories reached what they are meant to reach.
