@@ -187,6 +187,13 @@ impl Core {
         let Some(fetch) = self.groups.get(&group).and_then(|entry| entry.fetch.as_ref()) else {
             return;
         };
+        // The leader that offered it leads no more. Until the fetch is over this replica takes no
+        // entries, which the new leader may need it for; it offers its own state if it must.
+        let leader = self.groups[&group].soft.leader;
+        if fetch.state != State::Finishing && !leader.is_none() && leader != fetch.from {
+            let index = fetch.meta.index;
+            return self.refuse_fetch(group, index);
+        }
         if fetch.state != State::Asking {
             return;
         }

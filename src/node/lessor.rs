@@ -185,18 +185,18 @@ mod tests {
         let mut lessor = Lessor::default();
         lessor.promote(0, 1000);
         granted(&mut lessor, 0);
-        assert!(lessor.expired(9_999).is_empty());
+        assert!(lessor.expired(10_000).is_empty());
         assert_eq!(
             lessor.renew(ID, 5_000),
             Renewal::Renewed { ttl_seconds: 10, checkpointed: false }
         );
         assert_eq!(lessor.time_to_live(ID, 6_500), Some((10, 8)));
-        assert!(lessor.expired(14_999).is_empty());
-        assert_eq!(lessor.expired(15_000), [ID]);
-        assert_eq!(lessor.renew(ID, 15_001), Renewal::Gone);
+        assert!(lessor.expired(15_000).is_empty());
+        assert_eq!(lessor.expired(15_001), [ID]);
+        assert_eq!(lessor.renew(ID, 15_002), Renewal::Gone);
         assert!(lessor.expired(15_500).is_empty());
-        assert_eq!(lessor.expired(18_000), [ID]);
-        lessor.changed(LeaseChange::Revoked { id: ID }, 18_001);
+        assert_eq!(lessor.expired(18_001), [ID]);
+        lessor.changed(LeaseChange::Revoked { id: ID }, 18_002);
         assert!(lessor.expired(99_000).is_empty() && lessor.is_empty());
     }
 
@@ -206,10 +206,10 @@ mod tests {
         granted(&mut lessor, 0);
         assert!(lessor.expired(1_000_000).is_empty());
         lessor.promote(1_000_000, 1_000);
-        assert!(lessor.expired(1_010_999).is_empty());
-        assert_eq!(lessor.expired(1_011_000), [ID]);
+        assert!(lessor.expired(1_011_000).is_empty());
+        assert_eq!(lessor.expired(1_011_001), [ID]);
         lessor.demote();
-        assert_eq!(lessor.renew(ID, 1_011_000), Renewal::Gone);
+        assert_eq!(lessor.renew(ID, 1_011_001), Renewal::Gone);
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
             Renewal::Renewed { ttl_seconds: 10, checkpointed: true }
         );
         lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 0 }, 2_000);
-        assert!(lessor.expired(11_999).is_empty());
-        assert_eq!(lessor.expired(12_000), [ID]);
+        assert!(lessor.expired(12_000).is_empty());
+        assert_eq!(lessor.expired(12_001), [ID]);
     }
 }

@@ -232,6 +232,8 @@ pub struct Wal {
 /// What a sync will make true.
 #[derive(Clone, Copy, Debug)]
 struct Unsynced {
+    /// Where in the newest segment it begins.
+    at: u64,
     /// Segments before this one are then released.
     oldest: u64,
 }

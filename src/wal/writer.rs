@@ -112,7 +112,10 @@ impl Wal {
 
     pub(super) fn try_sync(&mut self) -> Result<(), StorageError> {
         let Some(unsynced) = self.unsynced else { return Ok(()) };
-        self.current().file.sync_data()?;
+        if let Err(error) = self.current().file.sync_data() {
+            disown(&*self.disk, &self.current().path, unsynced.at);
+            return Err(error);
+        }
         self.unsynced = None;
         self.release_before(unsynced.oldest);
         Ok(())
@@ -164,7 +167,7 @@ impl Wal {
         self.current_mut().end += batch.bytes;
         self.next_batch += 1;
         self.appended_bytes += batch.bytes;
-        self.unsynced = Some(Unsynced { oldest });
+        self.unsynced = Some(Unsynced { at, oldest });
         if batch.buffer.capacity() <= BUFFER_KEPT_BYTES_MAX {
             self.buffer = batch.buffer;
         }
@@ -186,14 +189,27 @@ impl Wal {
             groups: self.groups.iter().map(|(id, index)| index.bounds(*id)).collect(),
         };
         let segment = start_segment(&*self.disk, &self.dir, &header, &mut self.spares)?;
-        let number = self.next_batch;
-        write_seal(self.current_mut(), number)?;
+        let (number, at) = (self.next_batch, self.current().end);
+        if let Err(error) = write_seal(self.current_mut(), number) {
+            disown(&*self.disk, &self.current().path, at);
+            return Err(error);
+        }
         self.next_batch += 1;
         self.segments.push_back(segment);
         self.live.push();
         self.release_before(header.oldest);
         self.recycle_released()?;
         Ok(())
+    }
+}
+
+/// After a sync that failed, takes back the batch at `at`, which nobody was told of. The system
+/// may keep it in its cache and believe it written: it would read well when the process starts
+/// again, would count as durable, and no later sync would ever bring it to the disk. Where this
+/// fails too (or only the disk has the batch), a restart finds the whole batch or none, as ever.
+fn disown(disk: &dyn Disk, path: &Path, at: u64) {
+    if let Ok(file) = disk.open(path, OpenMode::ReadWrite) {
+        let _ = file.write_at(&[&[0; RECORD_HEAD_BYTES]], at);
     }
 }
 

@@ -276,7 +276,7 @@ fn a_full_disk_stops_preparing_but_not_writing() {
 }
 
 #[test]
-fn what_a_failed_sync_left_in_the_cache_is_made_durable_before_it_is_relied_on() {
+fn what_a_failed_sync_left_in_the_cache_is_not_relied_on() {
     let disk = MemDisk::new(1);
     let mut wal = create(&disk, tiny());
     put(&mut wal, vec![append(1, vec![entry(1, 1, "kept")])]);
