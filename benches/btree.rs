@@ -1,6 +1,11 @@
 //! The forest's hot paths: appends, random puts, lookups in memory, scans.
 //!
 //! `cargo bench --bench btree -- --quick`
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark looks at the real clock and works on real files"
+)]
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,5 +1,10 @@
 //! What one keyspace costs: a put, a get, a range of 100, a txn as Kubernetes writes it, and the
 //! watch hub's share of an event. In memory: no checkpoint runs.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark looks at the real clock and works on real files"
+)]
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};

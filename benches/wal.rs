@@ -3,6 +3,11 @@
 //!
 //! `cargo bench --bench wal`; `WAL_BENCH_DIR` says on which disk (else the system's temporary
 //! directory, which may be memory).
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark looks at the real clock and works on real files"
+)]
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,1 +1,30 @@
-fn main() {}
+//! The simulator, tier 1: whole members in one thread, on a virtual clock, a crashable disk and a
+//! network that loses, delays, repeats and reorders. One seed, one history.
+//!
+//! SIMULATION.md says what is simulated, which faults and checkers there are and how to replay.
+//! Read first: `world` (the loop), then `plan` (what a seed draws), `safety` and `history` (the
+//! checkers), `model` (what replies are compared with).
+
+#[cfg(not(madsim))]
+compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
+
+mod chaos;
+mod faults;
+mod finale;
+mod history;
+mod lanes;
+mod member;
+mod model;
+mod net;
+mod plan;
+mod runner;
+mod safety;
+mod trace;
+mod workload;
+mod world;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runner::main()
+}

@@ -8,6 +8,11 @@
 //! Servers listen on 127.0.0.1 only, with fsync on; every load is bounded in time; the data is
 //! below a temporary folder that is removed at the end. One figure means little on a shared
 //! machine: read the ratios, which are medians over rounds that alternate between the servers.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark looks at the real clock and works on real files"
+)]
 
 mod cluster;
 mod grpc;

@@ -132,6 +132,18 @@ pub fn needs_leader(headers: &http::HeaderMap) -> bool {
     headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
+/// What ends a stream whose client requires a leader.
+pub type LeaderLost = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// See `NodeHandle::leader_lost`; never, for a client that would rather wait.
+pub fn leader_lost(node: &NodeHandle, needs_leader: bool) -> LeaderLost {
+    if !needs_leader {
+        return Box::pin(std::future::pending());
+    }
+    let node = node.clone();
+    Box::pin(async move { node.leader_lost(GroupId::ROOT).await })
+}
+
 impl Answer for Front {
     type Body = CountedBody;
     type Future = Answering;

@@ -1,12 +1,13 @@
 //! The Lease service.
 
 use super::errors::status;
-use super::front::needs_leader;
+use super::front::{LeaderLost, leader_lost, needs_leader};
 use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::lease_server::Lease;
 use super::rpcs::{Counters, KEEP_ALIVE};
 use super::unfold::unfold;
+use crate::io::biased_select;
 use crate::mvcc::ReadError;
 use crate::node::NodeHandle;
 use crate::types::command::Command;
@@ -74,7 +75,7 @@ impl Lease for LeaseService {
             node: self.node.clone(),
             counters: self.counters.clone(),
             requests: request.into_inner(),
-            needs_leader,
+            leader_lost: leader_lost(&self.node, needs_leader),
             is_over: false,
         };
         Ok(Response::new(Box::pin(unfold(state, KeepAlive::next))))
@@ -121,7 +122,7 @@ struct KeepAlive {
     node: NodeHandle,
     counters: Arc<Counters>,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
-    needs_leader: bool,
+    leader_lost: LeaderLost,
     is_over: bool,
 }
 
@@ -132,10 +133,14 @@ impl KeepAlive {
         if self.is_over {
             return None;
         }
-        let item = match self.requests.message().await {
+        let message = biased_select! {
+            message = self.requests.message() => message,
+            () = &mut self.leader_lost => Err(status(&ApiError::NoLeader)),
+        };
+        let item = match message {
             Ok(Some(request)) => {
                 self.counters.received(KEEP_ALIVE);
-                self.renew(LeaseId(request.id)).await
+                renew(&self.node, LeaseId(request.id)).await
             }
             Ok(None) => return None,
             Err(status) => Err(status),
@@ -146,15 +151,11 @@ impl KeepAlive {
         }
         Some((item, self))
     }
+}
 
-    async fn renew(&self, lease: LeaseId) -> Item {
-        if self.needs_leader && !self.node.has_leader(GroupId::ROOT) {
-            return Err(status(&ApiError::NoLeader));
-        }
-        // etcd fills the header in before it renews.
-        let header = Some(header(&self.node, local_view(&self.node)?.revision()));
-        let ttl =
-            self.node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
-        Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })
-    }
+async fn renew(node: &NodeHandle, lease: LeaseId) -> Item {
+    // etcd fills the header in before it renews.
+    let header = Some(header(node, local_view(node)?.revision()));
+    let ttl = node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
+    Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })
 }

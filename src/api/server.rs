@@ -9,7 +9,14 @@
 //!
 //! It knows nothing of what is asked: an `Answer` does.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the listener is an edge: real sockets and threads are what it is for"
+)]
+
 use super::rpcs::{Counters, add};
+use crate::io::biased_select;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tonic::codegen::{Body, Service, StdError, http};
 
@@ -70,7 +77,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
-    threads: Vec<JoinHandle<()>>,
+    /// With what resolves when the thread is about to end.
+    threads: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
     stops: Vec<Arc<Stop>>,
     addresses: Vec<SocketAddr>,
 }
@@ -108,10 +116,14 @@ impl Server {
             };
             // The first thread also accepts.
             let accept = accept.take();
-            let thread = std::thread::Builder::new()
-                .name(format!("client-{number}"))
-                .spawn(move || serving.run(inbox, accept))?;
-            server.threads.push(thread);
+            let (ending, ended) = oneshot::channel();
+            let thread =
+                std::thread::Builder::new().name(format!("client-{number}")).spawn(move || {
+                    serving.run(inbox, accept);
+                    // Nobody may be waiting any more.
+                    let _ = ending.send(());
+                })?;
+            server.threads.push((thread, ended));
         }
         Ok(server)
     }
@@ -122,24 +134,29 @@ impl Server {
     }
 
     /// Accepts nothing more, lets requests under way finish for a moment, and ends the threads.
-    pub fn stop(mut self) {
-        self.end();
+    /// The caller's own runtime goes on meanwhile: those requests may need it.
+    pub async fn stop(mut self) {
+        self.tell();
+        for (_, ended) in &mut self.threads {
+            // An error says that the thread has panicked, which is an end as well.
+            let _ = ended.await;
+        }
     }
 
-    fn end(&mut self) {
+    fn tell(&self) {
         for stop in &self.stops {
             stop.set();
-        }
-        for thread in self.threads.drain(..) {
-            // A panic of the thread has been reported already.
-            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.tell();
+        for (thread, _) in self.threads.drain(..) {
+            // A panic of the thread has been reported already.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -215,14 +232,17 @@ impl<A: Answer> Serving<A> {
         let mut connections = JoinSet::new();
         let mut stopped = pin!(self.stop.wait());
         loop {
-            tokio::select! {
-                biased;
+            let arrived = biased_select! {
                 () = &mut stopped => return connections,
-                Some(_) = connections.join_next() => {}
-                Some(socket) = inbox.recv() => {
-                    connections.spawn(self.connection(socket, builder.clone()));
-                }
-            }
+                _ = connections.join_next(), if !connections.is_empty() => continue,
+                arrived = inbox.recv() => arrived,
+            };
+            let Some(socket) = arrived else {
+                // Nobody accepts any more.
+                stopped.await;
+                return connections;
+            };
+            connections.spawn(self.connection(socket, builder.clone()));
         }
     }
 
@@ -241,8 +261,7 @@ impl<A: Answer> Serving<A> {
             let _ = socket.set_nodelay(true);
             let io = TokioIo::new(Counted { socket, counters });
             let mut connection = pin!(builder.serve_connection(io, service));
-            tokio::select! {
-                biased;
+            biased_select! {
                 // How a connection ends is the client's affair: it hears of it itself.
                 _ = connection.as_mut() => return,
                 () = stop.wait() => connection.as_mut().graceful_shutdown(),

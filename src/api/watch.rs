@@ -5,6 +5,7 @@
 //! that are made once for all watchers of a thread.
 
 use super::errors::status;
+use super::front::{LeaderLost, leader_lost, needs_leader};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::watch_request::RequestUnion;
@@ -12,6 +13,7 @@ use super::proto::watchpb::watch_server::Watch;
 use super::rpcs::{Counters, WATCH};
 use super::unfold::unfold;
 use super::wire::{Encodings, WatchFrame, split};
+use crate::io::biased_select;
 use crate::mvcc::watch::{CreateRequest, Filters, Refusal, WatchOut};
 use crate::node::{NodeHandle, WatchStream};
 use crate::types::{ApiError, GroupId, KeyRange};
@@ -43,10 +45,12 @@ impl Watch for WatchService {
         &self,
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let needs_leader = needs_leader(request.metadata().as_ref());
         let hub = self.node.open_watch(GroupId::ROOT).map_err(|error| status(&error))?;
         let session = Session {
             node: self.node.clone(),
             hub,
+            leader_lost: leader_lost(&self.node, needs_leader),
             requests: Some(request.into_inner()),
             parts: VecDeque::new(),
             part_bytes_max: self.part_bytes_max,
@@ -62,6 +66,8 @@ impl Watch for WatchService {
 struct Session {
     node: NodeHandle,
     hub: WatchStream,
+    /// Resolves when the client should be told that there is no leader; never, if it did not ask.
+    leader_lost: LeaderLost,
     /// `None` once the client has said that it will ask for nothing more.
     requests: Option<Streaming<pb::WatchRequest>>,
     /// Messages that the hub's last one has become and that wait to be sent.
@@ -85,8 +91,8 @@ impl Session {
                 return None;
             }
             let step = {
-                let (hub, requests) = (&mut self.hub, &mut self.requests);
-                crate::io::biased_select! {
+                let (hub, requests) = (&self.hub, &mut self.requests);
+                biased_select! {
                     request = async {
                         match requests {
                             Some(requests) => requests.message().await,
@@ -94,6 +100,7 @@ impl Session {
                         }
                     } => Step::Asked(request),
                     out = hub.next() => Step::Said(out),
+                    () = &mut self.leader_lost => Step::LeaderLost,
                 }
             };
             match step {
@@ -106,6 +113,10 @@ impl Session {
                 Step::Asked(Err(status)) => {
                     self.is_over = true;
                     return Some((Err(status), self));
+                }
+                Step::LeaderLost => {
+                    self.is_over = true;
+                    return Some((Err(status(&ApiError::NoLeader)), self));
                 }
                 Step::Said(Some(out)) => self.say(out),
                 Step::Said(None) => {
@@ -187,6 +198,7 @@ fn messages(
 enum Step {
     Asked(Result<Option<pb::WatchRequest>, Status>),
     Said(Option<Vec<WatchOut>>),
+    LeaderLost,
 }
 
 fn create_from_proto(r: pb::WatchCreateRequest) -> CreateRequest {

@@ -184,7 +184,7 @@ impl Space {
         let hole = if self.free > self.pages / 4 { want } else { want.max(HOLE_PAGES_MIN) };
         let mut page = self.next;
         while page < self.pages {
-            if page % 64 == 0 {
+            if page.is_multiple_of(64) {
                 let index = (page / 64) as usize;
                 if self.used.word(index) | self.held.word(index) == u64::MAX {
                     page += 64;

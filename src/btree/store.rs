@@ -143,6 +143,9 @@ impl Store {
         shape: Shape,
     ) -> Result<Store, StorageError> {
         let file = disk.open(path, OpenMode::ReadWrite)?;
+        // A process that was killed may have left a checkpoint that only the system's cache has.
+        // Whoever opens it builds on it at once (a log that starts behind it, for one).
+        file.sync_data()?;
         let pages = file.len()? / PAGE_BYTES as u64;
         let (newest, older) = read_metas(&*file, pages)?;
         let pager = Pager {

@@ -4,6 +4,12 @@
 //! speaks. `ctl` and `utl` are the commands of `quoratectl` and `quorateutl`. Nothing here knows
 //! how a member works: the server's `main` takes a `Config` and builds one.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the command line is the outermost shell: it runs in a real process only"
+)]
+
 pub mod config;
 pub mod ctl;
 pub mod flags;

@@ -8,7 +8,7 @@ use crate::api::front::Front;
 use crate::api::rpcs::Counters;
 use crate::api::server::Server;
 use crate::btree::StoreOptions;
-use crate::io::{Io, tokio_backend};
+use crate::io::{Io, biased_select, tokio_backend};
 use crate::multiraft::host::TrimPolicy;
 use crate::node::handle::RequestLimits;
 use crate::node::shared::{Ended, GroupSlot, Shared};
@@ -107,8 +107,7 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
     let outcome = serve_clients(config, &clients, &running, &io).await;
     // Whatever happened, the member ends in order: leadership handed over, a last checkpoint.
     running.stop();
-    let ended = tokio::select! {
-        biased;
+    let ended = biased_select! {
         ended = running.ended() => ended,
         () = io.clock.sleep_until(io.clock.now() + STOP_LIMIT) => {
             tracing::warn!("the member did not stop in time; what is in the log is safe");
@@ -153,16 +152,15 @@ async fn serve_clients(
         }
         std::future::pending::<()>().await;
     };
-    tokio::select! {
-        biased;
+    biased_select! {
         _ = terminate.recv() => tracing::info!(signal = "terminated", "received signal; shutting down"),
         _ = interrupt.recv() => tracing::info!(signal = "interrupt", "received signal; shutting down"),
-        () = handle.stopping() => {}
-        () = ready => {}
+        () = handle.stopping() => {},
+        () = ready => {},
     }
     // Leadership leaves while requests under way are still answered.
     running.stop();
-    server.stop();
+    server.stop().await;
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! - `clock`, `net`, `tasks`, `entropy`: what the async shell needs; `tokio_backend` is the real
 //!   one, the simulator brings its own.
 //!
-//! `Io` is all of it in one handle. Whoever is given an `Io` names no other way to the outside.
+//! `select` waits for several things at once in a fixed order. `Io` is all of it in one handle. Whoever is given an `Io` names no other way to the outside.
 
 pub mod clock;
 pub mod disk;
@@ -14,6 +14,7 @@ pub mod entropy;
 pub mod mem_disk;
 pub mod net;
 pub mod os_disk;
+pub mod select;
 pub mod tasks;
 pub mod tokio_backend;
 
@@ -23,6 +24,7 @@ pub use entropy::Entropy;
 pub use mem_disk::MemDisk;
 pub use net::{Connection, Listener, Net, ReadHalf, WriteHalf};
 pub use os_disk::OsDisk;
+pub(crate) use select::biased_select;
 pub use tasks::{TaskHandle, TaskKind, Tasks};
 
 use std::future::Future;
@@ -48,15 +50,3 @@ impl std::fmt::Debug for Io {
         f.debug_struct("Io").finish_non_exhaustive()
     }
 }
-
-/// `tokio::select!` that looks at its branches in the order they are written. Without that the
-/// order is drawn from a generator that no seed reaches, and one seed plays two histories.
-macro_rules! biased_select {
-    ($($branches:tt)*) => {
-        match () {
-            #[allow(clippy::disallowed_macros, reason = "the one place where it is biased for all")]
-            () => tokio::select! { biased; $($branches)* },
-        }
-    };
-}
-pub(crate) use biased_select;

@@ -119,6 +119,8 @@ pub struct Applier {
     pub(super) root: Arc<RootState>,
     pub(super) root_tree: Tree,
     pub(super) policy: CheckpointPolicy,
+    /// The store's bound on nodes in memory, dirty ones included.
+    pub(super) cache_bytes_max: u64,
     pub(super) running: Option<Running>,
     /// A checkpoint was asked for, or is owed to an installed snapshot.
     pub(super) wanted: bool,
@@ -137,6 +139,7 @@ impl Applier {
         path: PathBuf,
         origin: u64,
         policy: CheckpointPolicy,
+        cache_bytes_max: u64,
     ) -> Result<Applier, StorageError> {
         let mut groups = BTreeMap::new();
         for (group, bytes) in store.group_metas() {
@@ -155,6 +158,7 @@ impl Applier {
             root,
             root_tree,
             policy,
+            cache_bytes_max,
             running: None,
             wanted: false,
             unsaved_bytes: 0,

@@ -63,16 +63,25 @@ impl Applier {
         if self.running.is_some() {
             return false;
         }
-        let sizes = self.store.sizes();
         self.wanted
             || self.unsaved_bytes >= self.policy.tail_bytes
             || self.unsaved_entries >= self.policy.tail_entries
-            || (self.unsaved_entries > 0 && sizes.dirty_bytes >= sizes.cache_bytes / 2)
+            || (self.unsaved_entries > 0
+                && self.store.sizes().dirty_bytes >= self.cache_bytes_max / 2)
     }
 
     /// Entries applied since the newest checkpoint began.
     pub fn unsaved_entries(&self) -> u64 {
         self.unsaved_entries
+    }
+
+    /// Whether apply jobs should wait until the running checkpoint is finished: what it has not
+    /// written stays in memory, and new changes come on top. A driver that waits makes raft stop
+    /// handing out entries here, and a leader that refuses proposals; nothing grows.
+    pub fn is_overfull(&self) -> bool {
+        self.running.is_some()
+            && (self.unsaved_bytes >= self.policy.tail_bytes.saturating_mul(4)
+                || self.store.sizes().dirty_bytes >= self.cache_bytes_max.saturating_mul(2))
     }
 
     pub fn is_checkpoint_running(&self) -> bool {

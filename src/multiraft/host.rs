@@ -208,17 +208,18 @@ impl Host {
     pub fn persisted(&mut self, id: BatchId) {
         let batch = self.in_flight.take().expect("a batch is reported persisted once");
         assert_eq!(batch.id, id, "batches are persisted in the order they were yielded");
+        for (group, slot) in &mut self.slots {
+            slot.in_flight = false;
+            let cut = slot.cut.take();
+            if let Some(end) = batch.ends.get(group) {
+                let kept = cut.map_or(end.index, |cut| cut.min(end.index));
+                slot.durable = slot.durable.max(kept);
+            }
+        }
         for (&group, &End { term, index, appended }) in &batch.ends {
-            let slot = self.slots.get_mut(&group).expect("a batch names only groups of this host");
-            let kept = slot.cut.take().map_or(index, |cut| cut.min(index));
-            slot.durable = slot.durable.max(kept);
             if appended {
                 self.step(group, Input::Persisted { term, index });
             }
-        }
-        for slot in self.slots.values_mut() {
-            slot.in_flight = false;
-            slot.cut = None;
         }
         for message in batch.held {
             self.release(message);

@@ -36,6 +36,7 @@ use crate::types::message::SnapshotMeta;
 use crate::types::{GroupId, StorageError};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A view nobody fetches from is let go after this long: longer than a follower waits for a
 /// chunk, retries included.
@@ -287,9 +288,8 @@ impl Installer {
             .into_iter()
             .chain((group == GroupId::ROOT).then_some(TreeKind(super::root::ROOT_TREE)));
         for kind in kinds {
-            if !loading.trees.contains_key(&kind) {
-                let empty = self.store.bulk_loader(group, kind).finish()?;
-                loading.trees.insert(kind, empty);
+            if let Entry::Vacant(missing) = loading.trees.entry(kind) {
+                missing.insert(self.store.bulk_loader(group, kind).finish()?);
             }
         }
         let Loading { meta, trees, .. } = loading;

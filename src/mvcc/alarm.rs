@@ -55,8 +55,8 @@ impl Write<'_> {
         // etcd's "NONE" names no alarm: only Get knows it.
         let pair = request.kind.map(|kind| (request.member, kind));
         match (request.action, pair) {
-            (AlarmAction::Get, _) => return Ok(list(&keyspace.alarms, request.kind)),
-            (_, None) => return Ok(Vec::new()),
+            (AlarmAction::Get, _) => Ok(list(&keyspace.alarms, request.kind)),
+            (_, None) => Ok(Vec::new()),
             (AlarmAction::Activate, Some(pair)) => {
                 if Arc::make_mut(&mut keyspace.alarms).insert(pair) {
                     keyspace.meta.put(&alarm_key(pair.0, pair.1), Bytes::new(), true)?;

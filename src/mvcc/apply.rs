@@ -9,7 +9,6 @@ use super::record::{NewRecord, Record};
 use crate::types::command::Command;
 use crate::types::reply::{Event, EventKind, KeyValue, Reply};
 use crate::types::{ApiError, LeaseId, LogIndex, Revision, StorageError, Term};
-use bytes::Bytes;
 
 /// Where in the log a command stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +246,6 @@ pub(super) fn event_of(record: &Record, prev_kv: Option<KeyValue>) -> Event {
         };
         return Event { kind: EventKind::Delete, kv, prev_kv };
     }
-    let value = record.value().unwrap_or_else(Bytes::new);
+    let value = record.value().unwrap_or_default();
     Event { kind: EventKind::Put, kv: record.key_value(value), prev_kv }
 }

@@ -2,7 +2,9 @@
 
 use crate::types::ApiError;
 use crate::types::KeyRange;
-use crate::types::command::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::types::command::{
+    Command, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +39,33 @@ pub fn check_txn(txn: &TxnRequest, ops_max: usize) -> Result<(), ApiError> {
 /// Whether a txn can be answered from a read view: ranges only, no nested txn (etcd's rule).
 pub fn is_read_only(txn: &TxnRequest) -> bool {
     txn.success.iter().chain(&txn.failure).all(|op| matches!(op, RequestOp::Range(_)))
+}
+
+/// What a command is taken to add to the store, in etcd's estimate; 0 always fits the quota.
+pub fn quota_cost(command: &Command) -> u64 {
+    match command {
+        Command::Put(request) => put_cost(request),
+        Command::LeaseGrant { .. } => 64,
+        Command::Txn(txn) => txn_cost(txn),
+        _ => 0,
+    }
+}
+
+fn put_cost(request: &PutRequest) -> u64 {
+    256 + request.key.len() as u64 + request.value.len() as u64
+}
+
+fn txn_cost(txn: &TxnRequest) -> u64 {
+    let branch = |ops: &[RequestOp]| -> u64 {
+        ops.iter()
+            .map(|op| match op {
+                RequestOp::Put(request) => put_cost(request),
+                RequestOp::Txn(nested) => txn_cost(nested),
+                RequestOp::Range(_) | RequestOp::DeleteRange(_) => 0,
+            })
+            .sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// Whether any branch at any level puts.
@@ -229,6 +258,26 @@ mod tests {
         let txn = TxnRequest { compare: vec![compare], ..TxnRequest::default() };
         assert_eq!(check_txn(&txn, 128), Err(ApiError::EmptyKey));
         assert_eq!(check_txn(&txn, 0), Err(ApiError::TooManyOps));
+    }
+
+    #[test]
+    fn costs() {
+        let put_command = Command::Put(PutRequest {
+            key: "key".into(),
+            value: "value".into(),
+            ..PutRequest::default()
+        });
+        assert_eq!(quota_cost(&put_command), 264);
+        let grant = Command::LeaseGrant { id: LeaseId(1), ttl_seconds: 1 };
+        assert_eq!(quota_cost(&grant), 64);
+        let txn = TxnRequest {
+            compare: vec![],
+            success: vec![put("a"), nested(vec![put("b")], vec![])],
+            failure: vec![put("c"), delete("a", "")],
+        };
+        assert_eq!(quota_cost(&Command::Txn(txn)), 2 * 257);
+        let txn = TxnRequest { failure: vec![delete("a", "")], ..TxnRequest::default() };
+        assert_eq!(quota_cost(&Command::Txn(txn)), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::apply::{LeaseChange, ReadError};
 use super::range::{Reads, Versions};
 use super::record::{Record, Scan, put_varint};
 use super::view::KeyspaceView;
+use crate::types::command::AlarmKind;
 use crate::types::map::FixedHasher;
 use crate::types::reply::{KeyValue, RangeReply, Reply, ReplyOp, TxnReply};
 use crate::types::{ApiError, KeyRange, LogIndex, StorageError};
@@ -147,7 +148,10 @@ impl Digest {
                 self.number(8);
                 for (member, kind) in alarms {
                     self.number(member.0);
-                    self.number(*kind as u64);
+                    self.number(match kind {
+                        AlarmKind::NoSpace => 1,
+                        AlarmKind::Corrupt => 2,
+                    });
                 }
             }
             Ok(Reply::PublishMember) => self.number(9),
@@ -234,7 +238,8 @@ impl KeyspaceView {
                 }
             }
             scratch.clear();
-            encode_as_etcd(&record, &mut scratch);
+            let value = reads.value_of(&record)?;
+            encode_as_etcd(&record, &value, &mut scratch);
             crc = crc32c::crc32c_append(crc, &scratch);
         }
         Ok(HashKv { hash: crc, compact_revision, hash_revision: at })
@@ -277,7 +282,7 @@ impl Reads {
 
 /// The revision key and the `mvccpb.KeyValue` as etcd stores them: proto3 in canonical form,
 /// fields ascending, zeros left out. A tombstone has a marked key and only the user's key inside.
-fn encode_as_etcd(record: &Record, out: &mut Vec<u8>) {
+fn encode_as_etcd(record: &Record, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&record.revision.main.to_be_bytes());
     out.push(b'_');
     out.extend_from_slice(&record.revision.sub.to_be_bytes());
@@ -302,7 +307,7 @@ fn encode_as_etcd(record: &Record, out: &mut Vec<u8>) {
         number(out, 2, record.create);
         number(out, 3, record.revision.main);
         number(out, 4, record.version);
-        bytes(out, 5, record.value_bytes().expect("by revision a record is whole"));
+        bytes(out, 5, value);
         number(out, 6, record.lease.0);
     }
 }

@@ -162,7 +162,7 @@ impl Keyspace {
                 self.state = State::decode(&item.value)
                     .ok_or_else(|| bad("a keyspace's counters", "other bytes or format"))?;
             }
-            None if self.by_rev.len() > 0 || self.leases.len() > 0 => {
+            None if !self.by_rev.is_empty() || !self.leases.is_empty() => {
                 return Err(bad("a keyspace's counters", "data without counters"));
             }
             None => {}

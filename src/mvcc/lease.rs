@@ -2,7 +2,7 @@
 //! leader's to say; nothing here reads a clock.
 
 use super::apply::{LeaseChange, ReadError, Write};
-use super::key::{attachment_key, lease_key, lease_of};
+use super::key::{lease_key, lease_of};
 use super::keyspace::Keyspace;
 use super::record::{Scan, put_varint, zigzag};
 use super::view::KeyspaceView;
@@ -138,12 +138,12 @@ impl Write<'_> {
             for key in attached(&self.keyspace.lease_keys.view(), *id)? {
                 match self.keyspace.head(&key)? {
                     Some(head) if !head.tombstone() && head.lease == *id => self.delete(&head)?,
-                    _ => panic!("lease {id} lists a key that is not its own"),
+                    _ => {
+                        let expected = format!("a live key with lease {id}");
+                        let found = "another key, or none";
+                        return Err(StorageError::corrupt("keyspace", 0, expected, found).into());
+                    }
                 }
-                assert!(
-                    self.keyspace.lease_keys.get(&attachment_key(*id, &key))?.is_none(),
-                    "a deleted key is detached"
-                );
             }
             self.lease_change(LeaseChange::Revoked { id: *id });
         }

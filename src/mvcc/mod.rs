@@ -78,7 +78,7 @@ pub mod watch;
 mod tests;
 
 pub use apply::{Applied, ApplyContext, LeaseChange, ReadError};
-pub use check::{check_delete, check_put, check_range, check_txn, is_read_only};
+pub use check::{check_delete, check_put, check_range, check_txn, is_read_only, quota_cost};
 pub use feed::{Feed, FeedRevision};
 pub use hash::HashKv;
 pub use keyspace::{BY_KEY, BY_REV, Keyspace, LEASE_KEYS, LEASES, META, TREE_KINDS};

@@ -155,12 +155,9 @@ impl Reads {
             SortTarget::Mod => Some(|r| r.revision.main),
             SortTarget::Key | SortTarget::Value => None,
         };
-        match number {
-            Some(number) => {
-                records.sort_by(|a, b| directed(number(a).cmp(&number(b)), descending));
-            }
-            // Fetched in the right order already.
-            None => {}
+        // By key they were fetched in the right order already.
+        if let Some(number) = number {
+            records.sort_by(|a, b| directed(number(a).cmp(&number(b)), descending));
         }
         records.truncate(limit);
         let mut kvs = Vec::with_capacity(records.len());

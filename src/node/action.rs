@@ -17,7 +17,8 @@ use crate::types::{
 use std::sync::Arc;
 
 /// Names one request of one client to this member: chosen by the caller, given back with the
-/// answer. The core never looks inside.
+/// answer. It is also the number under which the request goes through the log
+/// (`RequestId::seq`), so it is below 2^63 and never used twice by one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 

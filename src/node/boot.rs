@@ -382,7 +382,13 @@ fn recover(
         return Err(BootError::Mixed { store: ours.incarnation, wal: theirs.incarnation });
     }
     config.core.incarnation = ours.incarnation;
-    let applier = Applier::open(store.clone(), path, config.core.origin, config.checkpoint)?;
+    let applier = Applier::open(
+        store.clone(),
+        path,
+        config.core.origin,
+        config.checkpoint,
+        config.store.cache_bytes as u64,
+    )?;
     let groups: Vec<GroupId> = applier.groups().collect();
     // A crash in the middle of the first checkpoint leaves no group; founding is then repeated
     // because there is no log. Here there is one.
@@ -407,11 +413,14 @@ fn recover(
         };
         starts.push(GroupStart { group, boot, state: applier.boot_batch(group)? });
     }
+    let log_starts_amended =
+        amends.iter().filter(|record| matches!(record, Record::LogStart { .. })).count() as u64;
     if !amends.is_empty() {
         wal.write(&Batch { records: amends })?;
         wal.sync()?;
     }
-    let core = Core::new(config.core, starts, applier.root());
+    let mut core = Core::new(config.core, starts, applier.root());
+    core.counters.log_starts_amended = log_starts_amended;
     let snapshots = SnapshotServer::new(config.chunk_bytes);
     let installer = Installer::new(store.clone());
     Ok(Member { core, applier, wal, store, snapshots, installer, lock })

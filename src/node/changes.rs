@@ -195,7 +195,7 @@ impl Core {
             return;
         }
         self.stopping_since_ms = Some(self.now_ms);
-        self.fail_lease_requests(&ApiError::Stopped);
+        self.fail_requests(&ApiError::Stopped);
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
             for waiting in self.group_mut(group).reads.take_all() {

@@ -13,7 +13,7 @@ use super::changes::WaitingConf;
 use super::fetch::Fetch;
 use super::lessor::{Lessor, SCAN_MS};
 use super::reads::Reads;
-use super::requests::Request;
+use super::requests::{INSIDE_SEQ, Request};
 use crate::codec::raft::encode_conf_change;
 use crate::multiraft::apply::{AppliedBatch, Pressure};
 use crate::multiraft::host::{Host, HostCounters, TrimPolicy};
@@ -26,7 +26,7 @@ use crate::types::command::AlarmKind;
 use crate::types::map::Map;
 use crate::types::prng::Prng;
 use crate::types::{
-    ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, NodeId, limits,
+    ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, MessageBody, NodeId, limits,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -164,6 +164,9 @@ pub struct CoreCounters {
     pub snapshots_fetched: u64,
     pub snapshots_refused: u64,
     pub too_many: u64,
+    /// Logs whose start was made up for at boot: the member had stopped between a raft snapshot's
+    /// checkpoint and the log's new start.
+    pub log_starts_amended: u64,
 }
 
 /// One group, for metrics, `Status` and the simulator.
@@ -197,6 +200,8 @@ pub struct Core {
     pub(super) tokens: Map<Token, u64>,
     /// (deadline, request) in order; requests that are done are skipped.
     pub(super) deadlines: VecDeque<(u64, u64)>,
+    /// Bytes of proposals that wait here for a leader.
+    pub(super) parked_bytes: usize,
     pub(super) next_seq: u64,
     pub(super) next_context: u64,
     pub(super) prng: Prng,
@@ -281,7 +286,8 @@ impl Core {
             requests: BTreeMap::new(),
             tokens: Map::default(),
             deadlines: VecDeque::new(),
-            next_seq: 1,
+            parked_bytes: 0,
+            next_seq: INSIDE_SEQ,
             next_context,
             prng,
             pressure,
@@ -290,6 +296,13 @@ impl Core {
             stopping_since_ms: None,
             counters: CoreCounters::default(),
         }
+    }
+
+    /// What time it is. A driver says so before the actions of every turn, not only with ticks:
+    /// what is timed from a stale clock (a lease that was granted behind a stalled disk) would
+    /// end early.
+    pub fn at(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
     }
 
     /// Takes one thing that happened.
@@ -471,11 +484,15 @@ impl Core {
         }
         match message {
             NodeMessage::Raft(messages) => {
+                let full = self.is_behind();
                 for message in messages {
-                    if message.from == from {
-                        self.host.receive(message);
-                    } else {
+                    if message.from != from {
                         self.counters.frames_refused += 1;
+                    } else if full && matches!(message.body, MessageBody::Propose { .. }) {
+                        // Its member gives up on it by its own clock.
+                        self.counters.too_many += 1;
+                    } else {
+                        self.host.receive(message);
                     }
                 }
             }

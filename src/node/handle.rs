@@ -17,6 +17,10 @@ use crate::types::{ApiError, ClusterId, Command, GroupId, LeaseId, Member, NodeI
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Looks without a leader after which a stream that requires one ends.
+const LEADERLESS_LOOKS: u32 = 3;
 
 /// What the operator allows clients to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +240,18 @@ impl NodeHandle {
             return Err(ApiError::Stopped);
         }
         WatchStream::open(self.shared.clone(), group).ok_or(ApiError::NoLeader)
+    }
+
+    /// Resolves once the group has been without a leader here at three looks in a row, one
+    /// election timeout apart: when etcd ends the streams of clients that require a leader.
+    pub async fn leader_lost(&self, group: GroupId) {
+        let clock = &self.shared.io.clock;
+        let pause = Duration::from_millis(self.shared.election_ms.load(Ordering::Relaxed));
+        let mut leaderless = 0;
+        while leaderless < LEADERLESS_LOOKS {
+            clock.sleep_until(clock.now() + pause).await;
+            leaderless = if self.has_leader(group) { 0 } else { leaderless + 1 };
+        }
     }
 
     /// How many watch the group here.

@@ -135,7 +135,7 @@ impl Core {
         match asker {
             LeaseAsker::Here(asking) => {
                 // The proposal takes the request's place.
-                if let Some(request) = self.requests.remove(&asking)
+                if let Some(request) = self.remove(asking)
                     && let Some(token) = request.token
                 {
                     self.tokens.insert(token, seq);
@@ -205,7 +205,7 @@ impl Core {
         }
         let corrupt =
             entry.alarms.iter().any(|(_, kind)| *kind == crate::types::command::AlarmKind::Corrupt);
-        if corrupt || !entry.outgoing.is_empty() && entry.lessor.is_empty() {
+        if corrupt {
             return;
         }
         let ids = entry.lessor.expired(now);
@@ -218,7 +218,8 @@ impl Core {
         self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
     }
 
-    pub(super) fn fail_lease_requests(&mut self, error: &ApiError) {
+    /// Ends every request that waits.
+    pub(super) fn fail_requests(&mut self, error: &ApiError) {
         let all: Vec<u64> = self.requests.keys().copied().collect();
         for seq in all {
             self.finish(seq, Err(error.clone()));

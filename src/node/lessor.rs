@@ -50,8 +50,9 @@ pub enum Renewal {
     Gone,
 }
 
+/// A TTL in milliseconds, and one more: "now" is rounded down, and a lease never ends early.
 fn seconds_to_ms(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).saturating_add(1)
 }
 
 impl Lessor {

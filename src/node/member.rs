@@ -13,10 +13,10 @@ use crate::multiraft::wire::{NodeMessage, SnapshotFetch};
 use crate::types::message::SnapshotMeta;
 use crate::types::{GroupId, NodeId, StorageError};
 use crate::wal::Wal;
+use std::fmt;
 
 /// See the module's documentation. Every field is `Send` and shares with the others nothing but
 /// the store's pages, so that a shell may move them to threads of their own.
-#[derive(Debug)]
 pub struct Member {
     pub core: Core,
     pub applier: Applier,
@@ -25,6 +25,17 @@ pub struct Member {
     pub snapshots: SnapshotServer,
     pub installer: Installer,
     pub lock: Box<dyn DiskLock>,
+}
+
+/// In brief: the whole is megabytes of nodes and pages.
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups: Vec<GroupId> = self.core.group_ids().collect();
+        f.debug_struct("Member")
+            .field("node", &self.core.config().node)
+            .field("groups", &groups)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The steps an output asks for, each as one function, so that every driver does the same. Each

@@ -12,6 +12,7 @@ use super::quota;
 use super::reads::{Reader, Waiting};
 use crate::codec::command::{decode_request_id, encode_proposal};
 use crate::multiraft::apply::{AppliedEntry, Outcome};
+use crate::mvcc::quota_cost;
 use crate::raft::Dropped;
 use crate::types::command::{AlarmAction, AlarmKind, AlarmRequest, Proposal};
 use crate::types::{ApiError, Command, GroupId, LeaseId, NodeId, RequestId, limits};
@@ -21,6 +22,10 @@ use bytes::Bytes;
 const READS_MAX: usize = 65_536;
 /// A NOSPACE alarm that has not shown up by then is raised again.
 const ALARM_RETRY_MS: u64 = 1_000;
+
+/// Numbers of the core's own requests begin here; a client's request has its token's number, so
+/// that whoever applies an entry knows whom to tell.
+pub(super) const INSIDE_SEQ: u64 = 1 << 63;
 
 /// A request that waits for its end.
 #[derive(Debug)]
@@ -50,6 +55,14 @@ impl Request {
     pub fn is_membership(&self) -> bool {
         matches!(self.kind, RequestKind::Membership { .. })
     }
+    fn parked_bytes(&self) -> usize {
+        match &self.kind {
+            RequestKind::Proposal { parked: Some(data) }
+            | RequestKind::Publish { parked: Some(data) }
+            | RequestKind::Renewed { parked: Some(data), .. } => data.len(),
+            _ => 0,
+        }
+    }
     fn parked_mut(&mut self) -> Option<&mut Option<Bytes>> {
         match &mut self.kind {
             RequestKind::Proposal { parked }
@@ -69,11 +82,16 @@ impl Core {
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(error));
         }
-        let id = RequestId { origin: self.config.origin, seq: self.next_seq };
+        let id = RequestId { origin: self.config.origin, seq: token.0 };
         let data = encode_proposal(&Proposal { id, command });
         if data.len() > self.config.request_bytes_max {
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(ApiError::RequestTooLarge));
+        }
+        if self.parked_bytes + data.len() > limits::UNCOMMITTED_BYTES_MAX {
+            self.counters.too_many += 1;
+            self.counters.proposals_failed += 1;
+            return self.reply(token, Err(ApiError::TooManyRequests));
         }
         self.counters.proposals += 1;
         let seq = self.begin(Some(token), group, RequestKind::Proposal { parked: Some(data) });
@@ -83,8 +101,7 @@ impl Core {
     /// What is refused before it costs anything.
     fn check_proposal(&mut self, group: GroupId, command: &mut Command) -> Result<(), ApiError> {
         self.check_open(group)?;
-        let unsaved_max = self.config.tail_bytes.saturating_mul(2);
-        if self.pressure.unsaved_bytes >= unsaved_max {
+        if self.is_behind() {
             return Err(ApiError::TooManyRequests);
         }
         if let Command::LeaseGrant { id, ttl_seconds } = command {
@@ -101,7 +118,7 @@ impl Core {
         if active(AlarmKind::Corrupt) && quota::changes_data(command) {
             return Err(ApiError::Corrupt);
         }
-        let cost = quota::cost(command);
+        let cost = quota_cost(command);
         if cost > 0 && active(AlarmKind::NoSpace) {
             return Err(ApiError::NoSpace);
         }
@@ -124,6 +141,11 @@ impl Core {
             return Err(ApiError::TooManyRequests);
         }
         Ok(())
+    }
+
+    /// Whether the store is so far behind the log that writes must wait for a checkpoint.
+    pub(super) fn is_behind(&self) -> bool {
+        self.pressure.unsaved_bytes >= self.config.tail_bytes.saturating_mul(2)
     }
 
     fn raise_nospace(&mut self, group: GroupId) {
@@ -157,16 +179,25 @@ impl Core {
         seq
     }
 
-    /// Registers a request under the next number.
+    /// Registers a request: a client's under its token, the core's own under the next number
+    /// of its range.
     pub(super) fn begin(&mut self, token: Option<Token>, group: GroupId, kind: RequestKind) -> u64 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = match token {
+            Some(token) => token.0,
+            None => {
+                self.next_seq += 1;
+                self.next_seq - 1
+            }
+        };
         if let Some(token) = token {
+            assert!(token.0 < INSIDE_SEQ, "token {token:?} is in the core's own range");
             let before = self.tokens.insert(token, seq);
             assert!(before.is_none(), "token {token:?} is already in use");
         }
         let start_ms = self.now_ms;
-        self.requests.insert(seq, Request { token, group, start_ms, kind });
+        let request = Request { token, group, start_ms, kind };
+        self.parked_bytes += request.parked_bytes();
+        self.requests.insert(seq, request);
         self.deadlines.push_back((start_ms + self.config.request_ms(), seq));
         seq
     }
@@ -189,6 +220,7 @@ impl Core {
         let request = self.requests.get_mut(&seq).expect("it was there a moment ago");
         let parked = request.parked_mut().expect("other kinds were dispatched above");
         if let Some(data) = parked.take() {
+            self.parked_bytes -= data.len();
             entry.outgoing.push(data);
         }
     }
@@ -217,6 +249,7 @@ impl Core {
             if let Some(request) = self.requests.get_mut(&id.seq)
                 && let Some(parked) = request.parked_mut()
             {
+                self.parked_bytes += bytes.len();
                 *parked = Some(bytes);
                 self.group_mut(group).parked.push_back(id.seq);
             }
@@ -265,7 +298,7 @@ impl Core {
 
     /// The end of a request.
     pub(super) fn finish(&mut self, seq: u64, result: Result<Answer, ApiError>) {
-        let Some(request) = self.requests.remove(&seq) else { return };
+        let Some(request) = self.remove(seq) else { return };
         if let Some(token) = request.token {
             self.tokens.remove(&token);
             if result.is_err() {
@@ -275,9 +308,15 @@ impl Core {
         }
     }
 
+    pub(super) fn remove(&mut self, seq: u64) -> Option<Request> {
+        let request = self.requests.remove(&seq)?;
+        self.parked_bytes -= request.parked_bytes();
+        Some(request)
+    }
+
     pub(super) fn cancel(&mut self, token: Token) {
         if let Some(seq) = self.tokens.remove(&token) {
-            self.requests.remove(&seq);
+            self.remove(seq);
             return;
         }
         for group in self.groups.values_mut() {

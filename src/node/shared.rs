@@ -155,6 +155,8 @@ pub struct Shared {
     pub root: Mutex<Arc<RootState>>,
     pub pressure: Mutex<Pressure>,
     pub metrics: Metrics,
+    /// The configured election timeout; set when the loops start.
+    pub election_ms: AtomicU64,
     /// Set once: why the member ends. The first reason wins.
     ended: Mutex<Option<Ended>>,
     stopping: AtomicBool,
@@ -185,6 +187,7 @@ impl Shared {
             root: Mutex::new(root),
             pressure: Mutex::new(pressure),
             metrics: Metrics::default(),
+            election_ms: AtomicU64::new(1_000),
             ended: Mutex::new(None),
             stopping: AtomicBool::new(false),
             on_stop: Notify::new(),

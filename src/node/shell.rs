@@ -47,6 +47,8 @@ use std::time::Duration;
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(1);
 /// The least time between two checkpoints that only the number of entries asks for.
 const CHECKPOINT_GAP: Duration = Duration::from_secs(1);
+/// Steps of the log's upkeep between two heartbeats; each is about a megabyte and a sync.
+const SPARE_STEPS_PER_TICK: usize = 4;
 /// Entries of old revisions that one background step removes between two apply jobs.
 const COMPACT_STEP_ENTRIES: usize = 512;
 /// How often watchers are looked at that need no event: progress, catching up.
@@ -110,6 +112,7 @@ pub fn start(
     checkpoint_entries: u64,
 ) -> Running {
     let Member { core, applier, wal, store: _, snapshots, installer, lock } = member;
+    shared.election_ms.store(core.config().election_ms(), Ordering::Relaxed);
     let applier_jobs = Arc::new(Mailbox::default());
     let background_jobs = Arc::new(Mailbox::default());
     let core_task = CoreTask {
@@ -127,6 +130,7 @@ pub fn start(
         background: background_jobs.clone(),
         checkpoint_entries,
         checkpoint_began: None,
+        held: VecDeque::new(),
         stopping: false,
     };
     let background_task = BackgroundTask {
@@ -175,8 +179,8 @@ impl CoreTask {
         loop {
             if self.shared.core.is_empty() {
                 biased_select! {
-                    () = self.shared.core.filled() => {}
-                    () = clock.sleep_until(next_tick) => {}
+                    () = self.shared.core.filled() => {},
+                    () = clock.sleep_until(next_tick) => {},
                 }
             }
             let now = clock.now();
@@ -184,12 +188,12 @@ impl CoreTask {
                 self.core.handle(Action::Tick { now_ms: now.0 / 1_000_000 });
                 // Ticks missed while the disk was slow are not made up for.
                 next_tick = now + tick;
-                // A spare segment is zero-filled ahead of need, when nothing else waits.
-                if self.shared.core.is_empty() {
-                    self.wal.prepare_spare()?;
-                }
+                self.prepare_spare()?;
             }
             loop {
+                // Before the actions, however long the disk held the turn up: leases and requests
+                // are timed from here.
+                self.core.at(clock.now().0 / 1_000_000);
                 self.shared.core.take(&mut inbox);
                 for action in inbox.drain(..) {
                     self.core.handle(action);
@@ -206,6 +210,26 @@ impl CoreTask {
                 return Ok(());
             }
         }
+    }
+
+    /// The log's upkeep, a few bounded steps of it while nothing else waits: segments are
+    /// zero-filled ahead of need. A full disk is no reason to stop before a write needs the room.
+    fn prepare_spare(&mut self) -> Result<(), StorageError> {
+        for _ in 0..SPARE_STEPS_PER_TICK {
+            if !self.shared.core.is_empty() {
+                return Ok(());
+            }
+            match self.wal.prepare_spare() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if error.is_no_space() => {
+                    tracing::warn!(%error, "no room to prepare the log's next segment");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Does what one turn wants done, in the order in which nothing waits for the disk that need
@@ -305,6 +329,8 @@ struct ApplierTask {
     background: Arc<Mailbox<BackgroundJob>>,
     checkpoint_entries: u64,
     checkpoint_began: Option<Mono>,
+    /// What changes the state, in order, while it has to wait.
+    held: VecDeque<ApplierJob>,
     stopping: bool,
 }
 
@@ -327,14 +353,24 @@ impl ApplierTask {
                     return Ok(());
                 }
                 biased_select! {
-                    () = self.jobs.filled() => {}
+                    () = self.jobs.filled() => {},
                     () = clock.sleep_until(clock.now() + IDLE_CHECKPOINT) => {
                         self.applier.request_checkpoint();
-                    }
+                    },
                 }
             }
             self.jobs.take(&mut inbox);
             for job in inbox.drain(..) {
+                match job {
+                    ApplierJob::Apply(_) | ApplierJob::Install(_) => self.held.push_back(job),
+                    other => self.job(other)?,
+                }
+            }
+            // While a checkpoint cannot keep up, nothing more is applied: raft then hands out no
+            // more, and a leader refuses writes. Nothing grows.
+            while !self.applier.is_overfull()
+                && let Some(job) = self.held.pop_front()
+            {
                 self.job(job)?;
             }
             if let Some(group) = compacting {
@@ -434,8 +470,8 @@ impl ApplierTask {
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
     }
 
-    /// Answers a request straight from here: the core learns of it with the batch, but its thread
-    /// may be waiting for the disk by now.
+    /// Answers a client straight from here: the core learns of it with the batch, but its thread
+    /// may be waiting for the disk by now. What the core answers again then finds nobody.
     fn answer(&self, entry: &AppliedEntry) {
         let answer = match &entry.result {
             Ok(Outcome::Reply(reply)) => Ok(Answer::Applied {
@@ -444,7 +480,7 @@ impl ApplierTask {
                 index: entry.index,
                 term: entry.term,
             }),
-            // Membership changes are rare, and the core has its own part in them.
+            // The core has its own part in these.
             Ok(Outcome::Members { .. }) => return,
             Err(error) => Err(error.clone()),
         };
@@ -484,8 +520,8 @@ impl BackgroundTask {
         loop {
             if self.jobs.is_empty() && self.waiting.is_empty() && self.checkpoint.is_none() {
                 biased_select! {
-                    () = self.jobs.filled() => {}
-                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {}
+                    () = self.jobs.filled() => {},
+                    () = clock.sleep_until(clock.now() + Duration::from_secs(1)) => {},
                 }
             }
             self.server.tick(clock.now().0 / 1_000_000);
@@ -540,7 +576,7 @@ async fn watch_upkeep(shared: Arc<Shared>) {
     loop {
         biased_select! {
             () = shared.stopping() => return,
-            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {}
+            () = clock.sleep_until(clock.now() + WATCH_UPKEEP) => {},
         }
         let now_ms = clock.now().0 / 1_000_000;
         for slot in shared.groups.values() {

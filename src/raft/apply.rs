@@ -105,3 +105,68 @@ impl Apply {
         self.pieces.is_empty() && !self.reading
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{EntryKind, Term};
+    use bytes::Bytes;
+
+    fn log(count: u64) -> Log {
+        let mut log = Log::new((LogIndex(0), Term(0)), LogIndex(0), &[], Vec::new(), 1 << 20);
+        let entry = |index| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind: EntryKind::Command,
+            data: Bytes::from_static(&[0; 68]),
+        };
+        log.append((1..=count).map(entry).collect());
+        assert!(log.persist(Term(1), LogIndex(count)));
+        log
+    }
+
+    fn handed_out(fx: &mut Effects) -> Vec<u64> {
+        let out = fx.drain().filter_map(|effect| match effect {
+            Effect::Apply(entries) => Some(entries),
+            _ => None,
+        });
+        out.flatten().map(|entry| entry.index.0).collect()
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded() {
+        let (log, mut fx) = (log(10), Effects::new());
+        let bounds = Bounds { apply_bytes_max: 250, ..Bounds::default() };
+        let mut apply = Apply::new(LogIndex(0));
+        apply.pump(&log, LogIndex(5), &bounds, &mut fx);
+        assert_eq!(
+            handed_out(&mut fx),
+            [1, 2, 3],
+            "the third goes over the bound, and is the last"
+        );
+        apply.pump(&log, LogIndex(5), &bounds, &mut fx);
+        assert!(handed_out(&mut fx).is_empty());
+        assert!(apply.advance(LogIndex(2)) && !apply.advance(LogIndex(1)));
+        apply.pump(&log, LogIndex(5), &bounds, &mut fx);
+        assert_eq!(handed_out(&mut fx), [4, 5], "never beyond the commit index");
+    }
+
+    #[test]
+    fn old_entries_are_read_back_once() {
+        let (mut log, mut fx) = (log(4), Effects::new());
+        log.release_memory();
+        let mut apply = Apply::new(LogIndex(1));
+        apply.pump(&log, LogIndex(4), &Bounds::default(), &mut fx);
+        apply.pump(&log, LogIndex(4), &Bounds::default(), &mut fx);
+        assert_eq!(fx.len(), 1, "one read at a time");
+        fx.drain();
+        // Not what was asked for: asked again by the next pump.
+        apply.entries_read(LogIndex(1), Vec::new(), &log, LogIndex(4), &mut fx);
+        apply.pump(&log, LogIndex(4), &Bounds::default(), &mut fx);
+        let purpose = ReadFor::Apply;
+        let (from, to) = (LogIndex(2), LogIndex(4));
+        let bytes_max = Bounds::default().apply_bytes_max;
+        let asked = Effect::ReadEntries { purpose, from, to, bytes_max };
+        assert_eq!(fx.drain().collect::<Vec<_>>(), [asked]);
+    }
+}

@@ -27,10 +27,12 @@ impl Follower {
         if core.election_elapsed < core.election_timeout {
             return false;
         }
-        if core.is_voter(core.id()) {
-            return true;
-        }
+        let Some(why) = core.campaign_obstacle() else { return true };
         // One that may not campaign at least stops asking a leader that is gone.
+        if core.is_voter(core.id()) {
+            fx.push(Effect::Note(Note::NoCampaign { why }));
+        }
+        core.reset_election_timer();
         core.leader = NodeId::NONE;
         self.forwarded.give_up_all(|context| fx.push(Effect::ReadDropped { context }));
         false
@@ -177,5 +179,108 @@ pub fn on_snapshot_refused(core: &mut Core, index: LogIndex, fx: &mut Effects) {
     let leader = if core.leader.is_none() { from } else { core.leader };
     if leader != core.id() {
         core.send(leader, MessageBody::SnapshotRefused { index }, fx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Boot, Config};
+    use super::*;
+    use crate::types::{ConfState, EntryKind, GroupId, HardState};
+
+    /// A follower of term 3 whose log has these terms, and what it has done.
+    fn follower(terms: &[u64]) -> (Core, Effects) {
+        let config = Config::new(NodeId(1), GroupId(1), 1, |_| Bytes::new());
+        let conf = ConfState::of_voters(vec![NodeId(1), NodeId(2)]);
+        let hard = HardState { term: Term(3), ..HardState::default() };
+        let mut core = Core::new(config, Boot { hard, conf, ..Boot::default() });
+        core.leader = NodeId(2);
+        core.log.append(terms.iter().zip(1..).map(|(t, i)| entry(i, *t)).collect());
+        (core, Effects::new())
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        let (index, term) = (LogIndex(index), Term(term));
+        Entry { term, index, kind: EntryKind::Command, data: Bytes::new() }
+    }
+
+    fn append(core: &mut Core, prev: (u64, u64), commit: u64, entries: Vec<Entry>) -> Effects {
+        let mut fx = Effects::new();
+        let prev = (LogIndex(prev.0), Term(prev.1));
+        on_append(core, NodeId(2), prev, LogIndex(commit), entries, &mut fx);
+        fx
+    }
+
+    fn answers(fx: &Effects) -> Vec<(u64, bool)> {
+        let answer = |effect: &Effect| match effect {
+            Effect::Send(m) | Effect::SendOncePersisted(m) => match m.body {
+                MessageBody::AppendReply { index, reject } => Some((index.0, reject.is_none())),
+                _ => None,
+            },
+            _ => None,
+        };
+        fx.iter().filter_map(answer).collect()
+    }
+
+    #[test]
+    fn only_what_the_append_covers_is_committed() {
+        let (mut core, _) = follower(&[1, 1, 2, 2]);
+        // The leader has committed 4, but its entries 3 and 4 are not ours.
+        let fx = append(&mut core, (1, 1), 4, vec![entry(2, 1)]);
+        assert_eq!(core.commit(), LogIndex(2));
+        assert_eq!(answers(&fx), [(2, true)]);
+        assert_eq!(core.log.last(), LogIndex(4), "what the append does not contradict stays");
+    }
+
+    #[test]
+    fn an_old_append_takes_nothing_back() {
+        let (mut core, _) = follower(&[1, 1, 1]);
+        core.commit_to(LogIndex(2));
+        assert_eq!(answers(&append(&mut core, (0, 0), 0, vec![entry(1, 1)])), [(2, true)]);
+        assert_eq!(answers(&append(&mut core, (2, 1), 0, vec![])), [(2, true)]);
+        assert_eq!((core.commit(), core.log.last()), (LogIndex(2), LogIndex(3)));
+    }
+
+    #[test]
+    fn an_answer_promises_persistence_and_a_refusal_does_not_wait() {
+        let (mut core, _) = follower(&[1]);
+        let fx = append(&mut core, (1, 1), 0, vec![entry(2, 3)]);
+        assert!(fx.iter().any(|e| matches!(e, Effect::SendOncePersisted(_))));
+        let fx = append(&mut core, (9, 3), 0, vec![]);
+        assert!(fx.iter().any(|e| matches!(e, Effect::Send(_))));
+        assert_eq!(answers(&fx), [(9, false)]);
+    }
+
+    #[test]
+    fn a_heartbeat_that_knows_more_than_our_disk_commits_nothing() {
+        let (mut core, mut fx) = follower(&[1, 1]);
+        on_heartbeat(&mut core, NodeId(2), LogIndex(3), 7, &mut fx);
+        assert_eq!(core.commit(), LogIndex::ZERO);
+        on_heartbeat(&mut core, NodeId(2), LogIndex(1), 7, &mut fx);
+        assert_eq!(core.commit(), LogIndex(1));
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_only_when_it_is_needed() {
+        let conf = ConfState::of_voters(vec![NodeId(1), NodeId(2)]);
+        let meta = |index, term| SnapshotMeta {
+            index: LogIndex(index),
+            term: Term(term),
+            conf: conf.clone(),
+        };
+        let (mut core, mut fx) = follower(&[1, 1, 1]);
+        core.commit_to(LogIndex(1));
+        on_snapshot(&mut core, NodeId(2), meta(1, 1), &mut fx);
+        on_snapshot(&mut core, NodeId(2), meta(2, 1), &mut fx);
+        assert_eq!(core.commit(), LogIndex(2), "the log had it");
+        let strangers = ConfState::of_voters(vec![NodeId(2)]);
+        let theirs = SnapshotMeta { conf: strangers, ..meta(3, 2) };
+        on_snapshot(&mut core, NodeId(2), theirs, &mut fx);
+        assert!(core.installing.is_none());
+        on_snapshot(&mut core, NodeId(2), meta(3, 2), &mut fx);
+        assert!(core.installing.is_some());
+        assert_eq!(answers(&append(&mut core, (3, 1), 3, vec![])), [], "the log stands still");
+        on_snapshot_installed(&mut core, meta(3, 2), &mut fx);
+        assert_eq!((core.log.start(), core.commit()), ((LogIndex(3), Term(2)), LogIndex(3)));
     }
 }

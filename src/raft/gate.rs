@@ -65,3 +65,45 @@ pub fn check(message: &Message) -> Result<(), &'static str> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::message::SnapshotMeta;
+    use crate::types::{ConfState, GroupId, LogIndex, NodeId, Term};
+
+    fn verdict(term: u64, body: MessageBody) -> Result<(), &'static str> {
+        let (group, from, to) = (GroupId(1), NodeId(1), NodeId(2));
+        check(&Message { group, from, to, term: Term(term), body })
+    }
+
+    #[test]
+    fn what_is_dropped() {
+        let heartbeat = |commit| MessageBody::Heartbeat { commit: LogIndex(commit), context: 0 };
+        assert!(verdict(1, heartbeat(5)).is_ok());
+        assert!(verdict(0, heartbeat(5)).is_err(), "no term");
+        assert!(verdict(u64::MAX, heartbeat(5)).is_err(), "the next term would overflow");
+        assert!(verdict(1, heartbeat(u64::MAX)).is_err(), "the next index would overflow");
+        assert!(verdict(0, MessageBody::ReadIndex { context: u64::MAX }).is_ok());
+        let vote = |last_term| MessageBody::Vote {
+            last_index: LogIndex(1),
+            last_term: Term(last_term),
+            forced: false,
+        };
+        assert!(verdict(3, vote(2)).is_ok());
+        assert!(verdict(3, vote(3)).is_err());
+        let snapshot = |voters: &[u64]| MessageBody::Snapshot {
+            meta: SnapshotMeta {
+                index: LogIndex(1),
+                term: Term(1),
+                conf: ConfState {
+                    voters: voters.iter().copied().map(NodeId).collect(),
+                    ..ConfState::default()
+                },
+            },
+        };
+        assert!(verdict(1, snapshot(&[1, 2])).is_ok());
+        assert!(verdict(1, snapshot(&[])).is_err());
+        assert!(verdict(1, snapshot(&[2, 1])).is_err());
+    }
+}

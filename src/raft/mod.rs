@@ -1,7 +1,91 @@
-//! Consensus for ONE group, as a pure state machine.
+//! Consensus for ONE group, as a pure state machine: inputs go in, effects come out.
 //!
-//! Read first: this page, then `replica` (the state and the dispatcher), then `follower`,
-//! `candidate`, `leader`.
+//! ```text
+//!              Input                                  Effect
+//!   tick, message, propose, read index,    +---------+    send, send once persisted,
+//!   campaign, transfer, trim         ----> | Replica | -> save, append, trim, apply,
+//!   persisted, applied, entries read,      +---------+    read entries, make / install snapshot,
+//!   snapshot ready / installed / failed                   read ready, dropped, soft state, note
+//! ```
+//!
+//! # THE IDEA
+//!
+//! A group of replicas agrees on one log. Whoever wins an election of a *term* leads it, and only
+//! the leader appends; an entry that a majority has on disk, and that is of the leader's own term,
+//! is *committed*, and with it everything before it: it will be in the log of every later leader,
+//! because a vote is given only to a log that is at least as good, and any two majorities share a
+//! member. So every replica can apply committed entries, and all of them apply the same ones. The
+//! long form is Ongaro and Ousterhout's paper ("the paper" in these files; "the thesis" is
+//! Ongaro's), whose names are used throughout.
+//!
+//! # A WORKED TABLE
+//!
+//! Nodes 1, 2, 3. Node 1 led term 2, put entry 3 in its own log only, and was cut off:
+//!
+//! ```text
+//!   index            1      2      3      4
+//!   log of 1       t1     t2     t2
+//!   log of 2       t1     t2     t3     t3       leads term 3
+//!   log of 3       t1     t2     t3
+//!                         |      |      |
+//!                         |      |      in the leader's log only: not committed
+//!                         |      on 2 and 3, of the leader's term: committed
+//!                         committed in term 2
+//! ```
+//!
+//! When 1 returns, the leader's append does not fit behind its entry 3 of term 2. It refuses with a
+//! hint, the leader steps back a whole term, sends entries 3 and 4 of term 3, and node 1 truncates
+//! its entry 3: it was never committed, so nobody was told that it happened.
+//!
+//! # THE DISK IS ASYNCHRONOUS
+//!
+//! A step never waits. What must be durable is an effect (`SaveHardState`, `Append`, `LogStart`,
+//! `Trim`), in order; what one step yields goes into one atomic batch of the WAL. Two rules follow:
+//!
+//! - **Promises wait.** A vote, the request for one, and the acceptance of an append leave by
+//!   `SendOncePersisted`: only when everything emitted before them is on disk. A candidate's own
+//!   vote is such a message to itself.
+//! - **The leader's disk is one voter.** Its append leaves for the followers at once, and counts at
+//!   home only when `Input::Persisted` names it, by term *and* index; even that can speak of a log
+//!   that is gone (`log`, "how index and term alone mislead").
+//!
+//! Committed entries are handed out whether or not this node's own disk has them: a quorum does.
+//! The host holds back what must not outrun its disk (a checkpoint, see architecture).
+//!
+//! # INVARIANTS
+//!
+//! Asserted where they could break; `Replica::step` ends with those that span parts.
+//!
+//! - The term never decreases; in each term a replica votes at most once, and both survive a crash
+//!   before anyone hears of them.
+//! - `start <= applied <= commit <= last`, and `applied`, `commit`, `start` never decrease.
+//! - Nothing at or below the commit index is truncated. A leader truncates nothing at all.
+//! - A leader commits by counting only entries of its own term (paper, figure 8).
+//! - An entry reaches a log only behind the entry that precedes it at its leader (log matching):
+//!   `log::LogSlice` is the only way in for entries of others.
+//! - A configuration is in force from the moment its entry is *applied* (not appended), one change
+//!   is under way at a time, and nobody campaigns while a committed change is unapplied here. Hence
+//!   the configurations of any two nodes that could win an election differ by one step at most, and
+//!   a step leaves no two disjoint majorities (`conf_change`).
+//! - No message, whatever it says, panics; no list grows without one of the `Bounds`.
+//!
+//! # WHAT IS LEFT OUT
+//!
+//! - **Leases for reads.** A paused leader's ticks lag, so time proves nothing. Reads ask a quorum.
+//! - **Transport, storage, clocks, logging.** A tick is an input; `Note`s say what happened.
+//! - **Many groups.** Coalescing of heartbeats, quiescence and one disk for all are `multiraft`'s;
+//!   `Replica::is_quiet` and `Input::Wake` are what it needs of us.
+//! - **What an entry means.** Data is bytes. Only *that* an entry is a configuration change is
+//!   known, and its verdict comes back by `Input::ConfApplied`.
+//! - **Retrying.** A proposal that was appended may be lost with its leader; nobody is told, for
+//!   nobody here can know. One that was never appended comes back as `ProposalsDropped`.
+//!
+//! # READING ORDER
+//!
+//! `replica` (the dispatcher: terms, roles) and `core` (what every role has); `follower`,
+//! `candidate`, `leader` with `replication`; the parts `log`, `progress`, `quorum`, `read_index`,
+//! `conf_change`, `apply`, `gate`. `scripts/*.txt` are stories with every message: `election.txt`
+//! first.
 
 mod replica;
 
@@ -15,14 +99,13 @@ mod leader;
 mod replication;
 
 mod apply;
+pub mod conf_change;
 mod gate;
 mod log;
+mod note;
 mod progress;
 mod quorum;
 mod read_index;
-
-pub mod conf_change;
-mod note;
 
 #[cfg(test)]
 mod tests;

@@ -75,8 +75,11 @@ impl Replica {
             Input::Transfer(to) => self.transfer(to, fx),
             Input::Campaign => {
                 self.campaign(Campaign::Usual, fx);
-                // At boot the changes that stand in the way are about to be applied.
-                self.core.campaign_wanted = self.state.role() == Role::Follower;
+                // At boot the changes that stand in the way are about to be applied. A leader
+                // that speaks up meanwhile settles the matter.
+                let core = &mut self.core;
+                let waits = core.is_voter(core.id()) && core.installing.is_none();
+                core.campaign_wanted = waits && self.state.role() == Role::Follower;
             }
             Input::Persisted { term, index } => self.on_persisted(term, index, fx),
             Input::SnapshotInstalled { meta } => {
@@ -336,6 +339,7 @@ impl Replica {
         let core = &mut self.core;
         if core.leader == from {
             core.election_elapsed = 0;
+            core.campaign_wanted = false;
             true
         } else if core.leader.is_none() {
             let term = core.term();

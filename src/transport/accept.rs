@@ -39,8 +39,8 @@ fn start(inner: &Arc<Inner>, connection: Connection) {
     let inner_of_task = inner.clone();
     let task = async move {
         biased_select! {
-            () = cancel.notified() => {}
-            () = serve(&inner_of_task, number, connection) => {}
+            () = cancel.notified() => {},
+            () = serve(&inner_of_task, number, connection) => {},
         }
         inner_of_task.inbound().remove(number);
     };

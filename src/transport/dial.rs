@@ -87,7 +87,7 @@ pub async fn run(ctx: Arc<Context>, peer: Arc<Peer>, kind: StreamKind) {
             () = lane.changed.notified() => {
                 backoff.reset();
                 continue;
-            }
+            },
         };
         match connected {
             Ok(stream) => {
@@ -297,8 +297,8 @@ async fn speak(
         }
         if buf.is_empty() {
             biased_select! {
-                () = outbox.wake.notified() => {}
-                () = clock.sleep_until(next_ping) => {}
+                () = outbox.wake.notified() => {},
+                () = clock.sleep_until(next_ping) => {},
             }
             continue;
         }

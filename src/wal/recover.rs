@@ -133,6 +133,8 @@ struct Loaded {
     segment: Segment,
     header: Header,
     bytes: Vec<u8>,
+    /// Where the newest valid batch begins; the segment's end while none is known.
+    newest_batch: usize,
 }
 
 impl Loaded {
@@ -149,7 +151,21 @@ impl Loaded {
         // The header's length was compared with the file's.
         let mut bytes = vec![0; segment.length as usize];
         segment.file.read_exact_at(&mut bytes, 0)?;
-        Ok(Loaded { segment, header, bytes })
+        let newest_batch = segment.start as usize;
+        Ok(Loaded { segment, header, bytes, newest_batch })
+    }
+
+    /// Writes the newest batch once more, and syncs it. A sync that failed in an earlier life has
+    /// left it in the system's cache, marked clean: it reads well, and no further sync would ever
+    /// bring it to the disk. It is the only one that can be so: a batch is written only after the
+    /// one before it was synced.
+    fn settle(&self) -> Result<(), StorageError> {
+        let (from, to) = (self.newest_batch, self.segment.end as usize);
+        if from < to {
+            self.segment.file.write_at(&[&self.bytes[from..to]], from as u64)?;
+            self.segment.file.sync_data()?;
+        }
+        Ok(())
     }
 
     fn batch(&self, at: usize, number: u64) -> Result<ValidBatch<'_>, Invalid> {
@@ -223,6 +239,8 @@ impl Replay {
             self.previous_end = Some(loaded.segment.end);
             write_seal(&mut loaded.segment, self.next_batch)?;
             self.next_batch += 1;
+        } else if loaded.segment.sequence + 1 == tail.header.sequence {
+            loaded.settle()?;
         }
         self.segments.push_back(loaded.segment);
         Ok(())
@@ -255,6 +273,7 @@ impl Replay {
                 }
             }
         }
+        tail.settle()?;
         let path = tail.segment.path.clone();
         self.segments.push_back(tail.segment);
         for (group, index) in &mut self.groups {
@@ -295,6 +314,7 @@ impl Replay {
                 Err(invalid) => return Ok(End::Invalid(invalid)),
             };
             self.next_batch += 1;
+            loaded.newest_batch = at;
             loaded.segment.end = end;
             if sealed {
                 self.previous_end = Some(at as u64);

@@ -9,7 +9,7 @@ use super::recycle::Spares;
 use super::segment::{Header, SEGMENT_BYTES_MAX, Segment, segment_name, sequence_of_name};
 use super::{Batch, Record, Unsynced, Wal, WalIdentity, WalOptions};
 use crate::io::{Disk, OpenMode};
-use crate::types::{Entry, GroupId, HardState, StorageError, Term};
+use crate::types::{Entry, GroupId, HardState, LogIndex, StorageError, Term};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -255,7 +255,10 @@ impl Sink<'_> {
                 self.groups.entry(*group).or_default().restart(*index, *term, self.live);
             }
             Record::Trim { group, index, term } => {
-                let known = self.groups.get_mut(group).expect("only a known group is trimmed");
+                let Some(known) = self.groups.get_mut(group) else {
+                    assert!(*index == LogIndex::ZERO, "group {group}: a trim of an unknown log");
+                    return;
+                };
                 if *index > known.start().0 {
                     self.out.put(Kind::Trim, *group, &[index.0, term.0]);
                     must(*group, known.trim(*index, *term, self.live));

@@ -45,7 +45,10 @@ fn flags() {
     let data = dir.path().join("data");
     let data = data.display().to_string();
     assert_says(&["--no-such-flag"], &["no-such-flag"]);
-    assert_says(&["--data-dir", &data, "--listen-client-urls", "127.0.0.1:1"], &["listen-client-urls"]);
+    assert_says(
+        &["--data-dir", &data, "--listen-client-urls", "127.0.0.1:1"],
+        &["listen-client-urls"],
+    );
     assert_says(&["--data-dir", &data, "--listen-peer-urls", "http://"], &["listen-peer-urls"]);
     assert_says(
         &["--data-dir", &data, "--name", "a", "--initial-cluster", "b=http://127.0.0.1:1"],
@@ -160,7 +163,10 @@ fn a_log_damaged_before_its_end() {
     cluster.members[0].start();
     let text = wait_exit(&mut cluster);
     assert!(text.contains("damaged at offset"), "{text}");
-    assert!(text.contains(&segment.file_name().unwrap_or_default().display().to_string()), "{text}");
+    assert!(
+        text.contains(&segment.file_name().unwrap_or_default().display().to_string()),
+        "{text}"
+    );
 }
 
 #[test]
@@ -259,15 +265,23 @@ fn version_and_a_clean_stop() {
     assert!(text.contains("\nQuorate Version: "), "{text}");
 
     let mut cluster = Cluster::start("stop", 1, &[]);
+    wait_for_log(&cluster, "ready to serve client requests");
     let (status, took) = cluster.members[0].terminate();
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(2), "{took:?}");
     let log = cluster.members[0].log_text();
-    assert!(log.contains("ready to serve client requests"), "{log}");
     for line in log.lines() {
         let value: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
         for field in ["level", "ts", "caller", "msg"] {
             assert!(value.get(field).is_some(), "{line} lacks {field}");
         }
+    }
+}
+
+fn wait_for_log(cluster: &Cluster, text: &str) {
+    let begun = Instant::now();
+    while !cluster.members[0].log_text().contains(text) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the log never said {text:?}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -34,7 +34,10 @@ impl Client {
         request.set_timeout(Duration::from_secs(10));
         Ok(self.kv().put(request).await?.into_inner())
     }
-    pub async fn range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, tonic::Status> {
+    pub async fn range(
+        &self,
+        request: pb::RangeRequest,
+    ) -> Result<pb::RangeResponse, tonic::Status> {
         let mut request = tonic::Request::new(request);
         request.set_timeout(Duration::from_secs(10));
         Ok(self.kv().range(request).await?.into_inner())
@@ -43,7 +46,11 @@ impl Client {
         Ok(self.kv().txn(request).await?.into_inner())
     }
     /// Every key below `prefix` at `revision` (0: newest, linearizable).
-    pub async fn all(&self, prefix: &str, revision: i64) -> Result<pb::RangeResponse, tonic::Status> {
+    pub async fn all(
+        &self,
+        prefix: &str,
+        revision: i64,
+    ) -> Result<pb::RangeResponse, tonic::Status> {
         let mut end = prefix.as_bytes().to_vec();
         *end.last_mut().expect("a prefix") += 1;
         self.range(pb::RangeRequest {

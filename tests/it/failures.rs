@@ -147,18 +147,18 @@ fn without_a_quorum_writes_fail_clearly_and_come_back_by_themselves() {
         assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
         assert!(refused.message().starts_with("etcdserver: "), "{refused:?}");
         println!("a put without a quorum: {:?} after {:?}", refused.message(), begun.elapsed());
-        let serializable = pb::RangeRequest {
-            key: "q/before".into(),
-            serializable: true,
-            ..Default::default()
-        };
+        let serializable =
+            pb::RangeRequest { key: "q/before".into(), serializable: true, ..Default::default() };
         let read = client.range(serializable).await.expect("a serializable read goes on");
         assert_eq!(read.kvs.first().map(|kv| kv.value.as_ref()), Some(b"1".as_slice()));
 
         cluster.members[1].start();
         let begun = Instant::now();
         while let Err(error) = client.put("q/after", "3").await {
-            assert!(begun.elapsed() < Duration::from_secs(20), "service does not resume: {error:?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "service does not resume: {error:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
@@ -190,18 +190,23 @@ fn a_member_far_behind_catches_up_by_snapshot_while_writes_go_on() {
             let request = pb::TxnRequest { success: puts.collect(), ..Default::default() };
             clients[leads].txn(request).await.expect("a txn with a quorum");
         }
-        // Beyond what is kept for slow followers, so that only a snapshot can help.
-        let mut tasks = Vec::new();
-        for writer in 0..32 {
-            let client = clients[leads].clone();
-            tasks.push(tokio::task::spawn_local(async move {
-                for n in 0..400 {
-                    client.put(&format!("small/{writer}/{n}"), "x").await.expect("a put");
-                }
-            }));
-        }
-        for task in tasks {
-            task.await.expect("the writers end");
+        // Beyond what is kept for slow followers, so that only a snapshot can help. A log is
+        // trimmed up to the older of two checkpoints, and those have a second between them.
+        for round in 0..4 {
+            let mut tasks = Vec::new();
+            for writer in 0..32 {
+                let client = clients[leads].clone();
+                tasks.push(tokio::task::spawn_local(async move {
+                    for n in 0..100 {
+                        let key = format!("small/{round}/{writer}/{n}");
+                        client.put(&key, "x").await.expect("a put");
+                    }
+                }));
+            }
+            for task in tasks {
+                task.await.expect("the writers end");
+            }
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
         }
         let going_on = tokio::task::spawn_local({
             let client = clients[leads].clone();

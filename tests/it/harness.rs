@@ -123,6 +123,7 @@ impl Member {
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = child.kill();
+        let _ = child.wait();
         panic!("{} did not stop within 20 s of SIGTERM", self.name);
     }
     pub fn log_text(&self) -> String {

@@ -1,6 +1,19 @@
 //! The product tests: one binary, real processes and sockets, and the tests that hold the
 //! project's rules.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the product tests run real processes on real files and sockets"
+)]
+
+mod bad_input;
 mod btree_threads;
+mod client;
+mod etcdctl;
+mod failures;
+mod harness;
 mod layers;
 mod store_corpus;
 mod wal_corpus;
+mod wire;

@@ -36,7 +36,8 @@ fn file(rounds: u8, change: impl Fn(u8, &Store, &mut Vec<Tree>)) -> Vec<u8> {
 
 fn put(tree: &mut Tree, n: u32, bytes: usize) {
     let key = format!("key-{n:05}");
-    tree.put(key.as_bytes(), Bytes::from(vec![n as u8 | 1; bytes]), n % 3 == 0).expect("healthy");
+    tree.put(key.as_bytes(), Bytes::from(vec![n as u8 | 1; bytes]), n.is_multiple_of(3))
+        .expect("healthy");
 }
 
 /// The names of the inputs made here, each with whether it is a store without a fault.

@@ -87,7 +87,7 @@ fn a_stop_lets_requests_finish_but_not_for_ever() {
         std::thread::yield_now();
     }
     let begun = std::time::Instant::now();
-    server.stop();
+    drop(server);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     let mut text = String::new();
     quick.read_to_string(&mut text).expect("answered, then closed");
@@ -102,7 +102,7 @@ fn a_stop_lets_requests_finish_but_not_for_ever() {
 fn a_port_in_use_is_named() {
     let (server, _) = start(1);
     let address = server.addresses()[0].to_string();
-    let error = Server::start(&[address.clone()], &Counters::shards(1), |_| Echo(0))
+    let error = Server::start(std::slice::from_ref(&address), &Counters::shards(1), |_| Echo(0))
         .expect_err("the port is taken")
         .to_string();
     assert!(error.contains(&address) && error.contains("in use"), "{error}");

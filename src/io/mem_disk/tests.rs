@@ -1,4 +1,5 @@
 use super::*;
+use crate::io::disk::{Disk, File, OpenMode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

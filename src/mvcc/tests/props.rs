@@ -15,7 +15,7 @@ enum Step {
     Command(Command),
     /// Compact at this many revisions before the newest.
     CompactBack(i64),
-    CompactStep(usize),
+    RemoveOld(usize),
     Checkpoint,
     Reopen,
 }
@@ -173,7 +173,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         30 => command().prop_map(Step::Command),
         3 => (-1..6_i64).prop_map(Step::CompactBack),
-        4 => (1..8_usize).prop_map(Step::CompactStep),
+        4 => (1..8_usize).prop_map(Step::RemoveOld),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
     ];
@@ -186,7 +186,7 @@ fn command_of(step: &Step, newest: i64) -> Option<Command> {
         Step::CompactBack(back) => {
             Some(Command::Compact(CompactRequest { revision: newest - back, physical: false }))
         }
-        Step::CompactStep(_) | Step::Checkpoint | Step::Reopen => None,
+        Step::RemoveOld(_) | Step::Checkpoint | Step::Reopen => None,
     }
 }
 
@@ -255,7 +255,7 @@ proptest! {
         let mut model = Model::new();
         for (n, step) in steps.iter().enumerate() {
             match step {
-                Step::CompactStep(budget) => drop(kit.keyspace.compact_step(*budget).unwrap()),
+                Step::RemoveOld(budget) => drop(kit.keyspace.compact_step(*budget).unwrap()),
                 Step::Checkpoint => kit.checkpoint(),
                 Step::Reopen => kit.reopen(),
                 Step::Command(_) | Step::CompactBack(_) => {}
@@ -283,7 +283,7 @@ proptest! {
         let mut lazy = Kit::new();
         for step in &steps {
             match step {
-                Step::CompactStep(budget) => drop(busy.keyspace.compact_step(*budget).unwrap()),
+                Step::RemoveOld(budget) => drop(busy.keyspace.compact_step(*budget).unwrap()),
                 Step::Checkpoint => busy.checkpoint(),
                 Step::Reopen => busy.reopen(),
                 Step::Command(_) | Step::CompactBack(_) => {}

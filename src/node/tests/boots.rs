@@ -80,7 +80,9 @@ fn a_log_that_was_lost_or_put_back_is_refused() {
     };
     write(&mut cluster, 20);
     let old = cluster.nodes[&id].disk.fork();
-    write(&mut cluster, 40);
+    for _ in 0..4 {
+        write(&mut cluster, 10);
+    }
     cluster.crash(id);
     let disk = cluster.nodes[&id].disk.clone();
     let copy = |from: &MemDisk, to: &MemDisk, dir: &str| {

@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub const STEP_MS: u64 = 10;
+const TURNS_PER_STEP: usize = 8;
 
 pub struct Node {
-    pub id: NodeId,
     pub disk: Arc<MemDisk>,
     pub member: Option<Member>,
     pub config: BootConfig,
@@ -85,7 +85,6 @@ impl Cluster {
         config.wal.segment_bytes = 256 << 10;
         (self.tune)(&mut config);
         let node = Node {
-            id,
             disk: Arc::new(MemDisk::new(seed)),
             member: None,
             config,
@@ -156,15 +155,31 @@ impl Cluster {
     /// Lets time pass.
     pub fn run(&mut self, ms: u64) {
         for _ in 0..ms / STEP_MS {
-            self.now_ms += STEP_MS;
-            let now_ms = self.now_ms;
-            for id in self.ids() {
-                self.tell(id, Action::Tick { now_ms });
+            self.tick();
+            self.turns(TURNS_PER_STEP);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now_ms += STEP_MS;
+        let now_ms = self.now_ms;
+        for id in self.ids() {
+            self.tell(id, Action::Tick { now_ms });
+        }
+    }
+
+    /// Stops right behind the turn in which it happens.
+    pub fn turn_until(&mut self, what: &str, mut done: impl FnMut(&Cluster) -> bool) {
+        for n in 0..10_000 {
+            if n % TURNS_PER_STEP == 0 {
+                self.tick();
             }
-            for _ in 0..8 {
-                self.turn();
+            self.turn();
+            if done(self) {
+                return;
             }
         }
+        panic!("not within many turns: {what}");
     }
 
     pub fn run_until(&mut self, what: &str, ms: u64, mut done: impl FnMut(&Cluster) -> bool) {
@@ -172,6 +187,13 @@ impl Cluster {
         while !done(self) {
             assert!(self.now_ms < end, "not within {ms} ms: {what}");
             self.run(STEP_MS);
+        }
+    }
+
+    /// Turns within one moment.
+    pub fn turns(&mut self, n: usize) {
+        for _ in 0..n {
+            self.turn();
         }
     }
 
@@ -301,6 +323,17 @@ impl Cluster {
     pub fn settle(&mut self, groups: u64) {
         self.run_until("a leader everywhere", 20_000, |cluster| {
             group_ids(groups).iter().all(|&group| cluster.leader(group).is_some())
+        });
+    }
+
+    /// Waits until `id` follows a leader that lives: what it forwards to a dead one is lost.
+    pub fn settle_at(&mut self, id: NodeId, groups: u64) {
+        self.run_until("a leader that lives", 20_000, |cluster| {
+            group_ids(groups).iter().all(|&group| {
+                let leader = cluster.member(id).core.soft(group).expect("known").leader;
+                cluster.nodes.get(&leader).is_some_and(|node| node.member.is_some())
+                    && cluster.leader(group) == Some(leader)
+            })
         });
     }
 

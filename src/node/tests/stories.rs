@@ -75,6 +75,7 @@ fn acknowledged_writes_survive_crashes_in_turn_and_of_all() {
         let down = ids[round % 3];
         cluster.crash(down);
         let up = ids[(round + 1) % 3];
+        cluster.settle_at(up, 4);
         for group in group_ids(4) {
             let tokens: Vec<_> =
                 (0..10).map(|n| cluster.put(up, group, &format!("r{round}-{n}"), "v")).collect();
@@ -114,6 +115,7 @@ fn a_lagging_follower_is_brought_up_by_snapshots_while_writes_go_on() {
     let token = cluster.put(ids[0], ROOT, "first", "v");
     cluster.wait(token).unwrap();
     cluster.crash(ids[2]);
+    cluster.settle_at(ids[0], 3);
     for n in 0..200 {
         let tokens: Vec<_> = group_ids(3)
             .into_iter()
@@ -142,6 +144,7 @@ fn a_lagging_follower_is_brought_up_by_snapshots_while_writes_go_on() {
 
 #[test]
 fn a_crash_anywhere_in_an_install_recovers() {
+    let (mut before, mut after, mut amended) = (0, 0, 0);
     for at in 0..60 {
         let mut cluster = Cluster::new(3, 1, |config| {
             config.checkpoint.tail_entries = 20;
@@ -152,22 +155,33 @@ fn a_crash_anywhere_in_an_install_recovers() {
         cluster.settle(1);
         let ids = cluster.ids();
         cluster.crash(ids[2]);
-        let tokens: Vec<_> =
-            (0..100).map(|n| cluster.put(ids[0], ROOT, &format!("k{n}"), "value")).collect();
-        cluster.wait_all(&tokens);
-        cluster.run(500);
+        cluster.settle_at(ids[0], 1);
+        for round in 0..5 {
+            let tokens: Vec<_> = (0..20)
+                .map(|n| cluster.put(ids[0], ROOT, &format!("k{round}-{n}"), "value"))
+                .collect();
+            cluster.wait_all(&tokens);
+            cluster.run(200);
+        }
         cluster.start(ids[2]).unwrap();
-        cluster.nodes[&ids[2]].disk.set_crash_after(u64::MAX);
-        // Cut the power after some number of turns rather than operations: the driver treats
-        // errors of the disk as the test's own.
-        cluster.run(100 + 10 * at);
+        // First to the edge of the install, then turn by turn.
+        cluster.turn_until("a fetch", |cluster| {
+            cluster.member(ids[2]).core.status(ROOT).unwrap().fetching
+        });
+        cluster.turns(at);
+        let counters = cluster.member(ids[2]).core.counters().0;
         cluster.crash(ids[2]);
         cluster.start(ids[2]).unwrap();
-        cluster.converge(1);
-        if at > 40 {
-            assert!(cluster.view(ids[2], ROOT).revision() > 100);
+        let made_up = cluster.member(ids[2]).core.counters().0.log_starts_amended;
+        match counters.snapshots_fetched {
+            0 => before += 1,
+            _ => after += 1,
         }
+        amended += made_up;
+        cluster.converge(1);
+        assert_eq!(cluster.view(ids[2], ROOT).revision(), 101);
     }
+    assert!(before > 10 && after > 10 && amended > 0, "{before} {after} {amended}");
 }
 
 #[test]
@@ -353,6 +367,11 @@ fn members_come_as_learners_and_go() {
     cluster.wait(token).unwrap();
     let root = cluster.member(new).applier.root();
     assert!(root.removed.contains(&leader) && root.members.len() == 3);
+    let moved = MembershipChange::UpdatePeerUrls { id: new, peer_urls: super::cluster::url(9) };
+    let token = cluster.ask(new, |token| Action::Membership { token, change: moved });
+    cluster.wait(token).unwrap();
+    assert_eq!(cluster.member(new).applier.root().members[&new].peer_urls, super::cluster::url(9));
+    assert!(cluster.member(new).core.status(ROOT).unwrap().raft.conf.voters.contains(&new));
     let unknown = MembershipChange::Remove { id: NodeId(77) };
     let token = cluster.ask(new, |token| Action::Membership { token, change: unknown });
     assert_eq!(cluster.wait(token), Err(ApiError::MemberNotFound));

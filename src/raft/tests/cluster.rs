@@ -8,7 +8,7 @@ use crate::raft::{
 use crate::types::message::SnapshotMeta;
 use crate::types::{
     ConfChange, ConfChangeKind, ConfState, Entry, EntryKind, GroupId, HardState, LogIndex, Message,
-    NodeId, Term,
+    MessageBody, NodeId, Term,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -297,6 +297,9 @@ impl Cluster {
                 Effect::SendOncePersisted(message) => write.held.push(message),
                 Effect::Send(message) => {
                     assert_ne!(message.to, id);
+                    if let MessageBody::VoteReply { granted: true } = message.body {
+                        self.safety.voted(id, message.term, message.to);
+                    }
                     self.net.push_back(message);
                 }
                 Effect::ReadEntries { purpose, from, to, .. } => {
@@ -369,6 +372,9 @@ impl Cluster {
             self.step(id, Input::Persisted { term, index });
         }
         for message in held {
+            if let MessageBody::VoteReply { granted: true } = message.body {
+                self.safety.voted(id, message.term, message.to);
+            }
             if message.to == id {
                 self.step(id, Input::Message(message));
             } else {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Safety {
     leaders: BTreeMap<Term, NodeId>,
+    /// Every vote that left its voter.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
     /// Every entry that was ever in a log: what it holds, and the term of the one before it.
     entries: BTreeMap<(LogIndex, Term), (Term, Bytes)>,
     /// Every entry that anyone ever knew to be committed.
@@ -33,6 +35,12 @@ impl Safety {
         for (&index, &committed) in self.committed.range(start.next()..) {
             assert_eq!(has(index), Some(committed), "leader {id} of term {term} lacks {index}");
         }
+    }
+
+    /// One vote per voter and term, whatever the voter has forgotten in between.
+    pub fn voted(&mut self, voter: NodeId, term: Term, candidate: NodeId) {
+        let first = *self.votes.entry((term, voter)).or_insert(candidate);
+        assert_eq!(first, candidate, "{voter} votes twice in term {term}");
     }
 
     /// Log matching, by induction: an entry with the same index and term is the same, and so is

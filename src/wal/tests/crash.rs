@@ -274,3 +274,21 @@ fn a_full_disk_stops_preparing_but_not_writing() {
     put(&mut wal, batch.records);
     while wal.prepare_spare().unwrap() {}
 }
+
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_made_durable_before_it_is_relied_on() {
+    let disk = MemDisk::new(1);
+    let mut wal = create(&disk, tiny());
+    put(&mut wal, vec![append(1, vec![entry(1, 1, "kept")])]);
+    wal.write(&Batch { records: vec![append(1, vec![entry(1, 2, "in doubt")])] }).unwrap();
+    disk.inject(Fault::next(FaultOp::Sync, FaultKind::Io));
+    assert!(wal.sync().is_err());
+    drop(wal);
+    // The process is started again; the machine, and with it the cache, was never down.
+    disk.kill_process();
+    let (wal, logs) = Wal::open(Arc::new(disk.clone()), dir(), tiny()).unwrap();
+    drop(wal);
+    disk.crash_with(CrashPlan { mode: CrashMode::None, torn: false });
+    let (_, after) = Wal::open(Arc::new(disk.clone()), dir(), tiny()).unwrap();
+    assert_eq!(after, logs, "what was found once is found again");
+}

@@ -279,6 +279,28 @@ fn upkeep_comes_to_an_end() {
 }
 
 #[test]
+fn upkeep_leaves_the_callers_sync_alone() {
+    let disk = MemDisk::new(1);
+    let mut wal = create(&disk, WalOptions { segment_bytes: 1024, spare_segments: 0 });
+    for index in 1..=20 {
+        put(&mut wal, vec![append(1, vec![entry(1, index, vec![7; 100])])]);
+    }
+    wal.write(&Batch { records: vec![trim(1, 19, 1)] }).unwrap();
+    let before = disk.ops().mutating;
+    assert!(!wal.prepare_spare().unwrap());
+    assert_eq!(disk.ops().mutating, before);
+    wal.sync().unwrap();
+    while wal.prepare_spare().unwrap() {}
+    assert_eq!(wal.segments().len(), 1);
+}
+
+#[test]
+fn a_log_can_be_handed_to_another_thread() {
+    fn check<T: Send + Sync>() {}
+    check::<Wal>();
+}
+
+#[test]
 fn the_tail_given_back_is_bounded() {
     let disk = MemDisk::new(1);
     let options = WalOptions { segment_bytes: 1 << 20, spare_segments: 0 };

@@ -1,0 +1,215 @@
+//! How a seed ends: everything heals, everybody catches up, everything is read; then the power
+//! fails everywhere at once, and everything is read again.
+
+use crate::faults::Fault;
+use crate::history::Call;
+use crate::plan::SECOND;
+use crate::safety::{Checked, broken, ensure};
+use crate::world::{Condition, World};
+use quorate::types::command::RangeRequest;
+use quorate::types::{GroupId, KeyRange};
+use std::collections::BTreeMap;
+
+impl World {
+    /// Time enough for elections, a client that waits for a dead member, and a snapshot.
+    fn bound_us(&self) -> u64 {
+        self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
+    }
+
+    pub fn finale(&mut self) -> Checked {
+        self.heal_all()?;
+        self.serve_again()?;
+        self.quiet = true;
+        self.settle()?;
+        self.compare_with_model()?;
+        self.verify_stores()?;
+        // The power fails everywhere.
+        self.note(|| "the power fails everywhere".to_owned());
+        for m in 0..self.slots.len() {
+            if self.slots[m].live.is_some() {
+                self.counters.fired(Fault::Crash);
+                self.counters.mattered(Fault::Crash);
+                self.crash_disk(m);
+                self.stop_process(m);
+                let at = self.now_us + 1;
+                self.plan_restart(m, at);
+            }
+        }
+        self.read_everything()?;
+        self.settle()?;
+        self.compare_with_model()
+    }
+
+    fn heal_all(&mut self) -> Checked {
+        self.note(|| "everything heals".to_owned());
+        if self.phase.take().is_some() {
+            self.history.quorum_back();
+        }
+        self.net.set_calm(true);
+        self.steady();
+        self.foreign.clear();
+        for m in 0..self.slots.len() {
+            if self.slots[m].condition == Condition::Down {
+                // A restart that is on the calendar for later is too late now.
+                self.slots[m].restart_at_us = self.now_us;
+                self.restart(m)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Within a bound every group answers calls that began after the healing.
+    fn serve_again(&mut self) -> Checked {
+        self.phase_began_us = self.now_us;
+        self.phase_acks.clear();
+        let end = self.now_us + self.bound_us();
+        let groups = self.plan.groups;
+        let all = |w: &World| {
+            (1..=groups).all(|g| w.phase_acks.get(&GroupId(g)).is_some_and(|n| *n >= 3))
+        };
+        if !self.run_to(end, all)? {
+            return broken(
+                "no-service",
+                format!(
+                    "after the healing the groups have answered {:?} within the bound",
+                    self.phase_acks
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Every member applies everything that is committed, and the wiped ones have stopped.
+    fn settle(&mut self) -> Checked {
+        let end = self.now_us + self.bound_us();
+        let groups = self.plan.groups;
+        let even = |w: &World| {
+            w.clients.iter().all(|c| c.open.is_none())
+                && w.slots.iter().all(|slot| {
+                    let Some(live) = &slot.live else {
+                        return slot.condition == Condition::Gone;
+                    };
+                    !slot.wiped
+                        && (1..=groups).all(|g| {
+                            let group = GroupId(g);
+                            live.applied(group) == w.safety.committed_index(group)
+                                && live.said(group).is_some_and(|s| s.commit == s.last)
+                        })
+                })
+        };
+        if !self.run_to(end, even)? {
+            let state: Vec<String> = (0..self.slots.len())
+                .map(|m| {
+                    let slot = &self.slots[m];
+                    let groups: Vec<String> = (1..=groups)
+                        .map(|g| {
+                            let group = GroupId(g);
+                            match &slot.live {
+                                Some(live) => format!(
+                                    "g{g} applied {} said {:?}",
+                                    live.applied(group),
+                                    live.said(group)
+                                ),
+                                None => "down".to_owned(),
+                            }
+                        })
+                        .collect();
+                    format!("{m} wiped {} {:?}: {}", slot.wiped, slot.condition, groups.join(", "))
+                })
+                .collect();
+            let committed: Vec<u64> =
+                (1..=groups).map(|g| self.safety.committed_index(GroupId(g)).0).collect();
+            let open: Vec<_> = self.clients.iter().filter_map(|c| c.open).collect();
+            return broken(
+                "not-converged",
+                format!("committed {committed:?} open {open:?}\n  {}", state.join("\n  ")),
+            );
+        }
+        Ok(())
+    }
+
+    /// The whole content of every replica, looked at from inside.
+    fn compare_with_model(&mut self) -> Checked {
+        let everything =
+            RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
+        let mut hashes = BTreeMap::new();
+        for m in 0..self.slots.len() {
+            for g in 1..=self.plan.groups {
+                let group = GroupId(g);
+                let Some(live) = &self.slots[m].live else { continue };
+                let model = self.history.model(group);
+                let found = match live.contents(group, &everything) {
+                    Ok(found) => found,
+                    Err(error) => return self.storage_error(m, "final read", &error),
+                };
+                let expected = model.range_at(&everything, model.revision());
+                ensure!(
+                    found.1 == model.revision() && found.0 == expected,
+                    "replica-content",
+                    "member {m} group {g}: revision {} where {} was committed\n  has {:?}\n  \
+                     expected {expected:?}",
+                    found.1,
+                    model.revision(),
+                    found.0
+                );
+                let leases = live.leases(group);
+                ensure!(
+                    leases == model.leases(),
+                    "replica-leases",
+                    "member {m} group {g}: leases {leases:?}, expected {:?}",
+                    model.leases()
+                );
+                let hash = live.hash_kv(group);
+                let (first, who) = *hashes.entry(group).or_insert((hash, m));
+                ensure!(
+                    hash == first,
+                    "hash-kv",
+                    "group {g}: HashKV of member {m} is {hash:?}, of member {who} {first:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_stores(&mut self) -> Checked {
+        for m in 0..self.slots.len() {
+            let Some(live) = &self.slots[m].live else { continue };
+            if let Err(error) = live.verify_store() {
+                return broken("store-structure", format!("member {m}: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A linearizable read of everything, from every member that is left: all that was ever
+    /// acknowledged is there.
+    fn read_everything(&mut self) -> Checked {
+        let everything =
+            RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
+        for m in 0..self.slots.len() {
+            if self.slots[m].condition == Condition::Gone {
+                continue;
+            }
+            for g in 1..=self.plan.groups {
+                let group = GroupId(g);
+                let end = self.now_us + self.bound_us();
+                self.phase_began_us = self.now_us;
+                self.phase_acks.clear();
+                while self.phase_acks.get(&group).is_none_or(|n| *n == 0) {
+                    ensure!(
+                        self.now_us < end,
+                        "no-service",
+                        "member {m} group {g} does not serve a read after the power came back"
+                    );
+                    self.clients[0].member = m;
+                    self.start_call(0, group, Call::Range(everything.clone()));
+                    let wait = self.now_us + self.plan.timeout_us + SECOND;
+                    self.run_to(wait, |w| w.clients[0].open.is_none())?;
+                    let pause = self.now_us + self.plan.tick_us;
+                    self.run_until(pause)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! What a member's threads do in production, one piece at a time: the log writer, the applier,
+//! the background of checkpoints and compactions, and the two ends of a snapshot.
+
+use crate::member::{Job, Work};
+use crate::safety::{Checked, broken};
+use crate::world::{Event, World};
+use quorate::multiraft::apply::AppliedBatch;
+use quorate::multiraft::snapshots::InstallOutcome;
+use quorate::node::Action;
+use quorate::types::{GroupId, StorageError};
+
+/// How long a lane's result takes to reach the core.
+const HAND_OVER_US: u64 = 20;
+/// Revisions one step of a compaction looks at: few, so that many things fall in between.
+const COMPACT_BUDGET: usize = 16;
+
+impl World {
+    pub fn work(&mut self, m: usize, work: Work) -> Checked {
+        self.trace.word(m as u64);
+        let done = match work {
+            Work::WalWrite => self.wal_write(m),
+            Work::WalSync => return self.wal_sync(m),
+            Work::Turn => return self.end_turn(m),
+            Work::LogRead => self.log_read(m),
+            Work::Apply => self.apply_job(m)?,
+            Work::Background => self.background(m),
+            Work::Serve => self.serve(m),
+            Work::Install => self.install_step(m),
+        };
+        if let Err(error) = done {
+            let doing = format!("{work:?}");
+            return self.storage_error(m, &doing, &error);
+        }
+        self.kick(m);
+        Ok(())
+    }
+
+    /// Tells the core, in the order of telling.
+    fn tell(&mut self, m: usize, action: Action) {
+        let p = self.slots[m].process;
+        self.after(HAND_OVER_US, Event::Tell { m, p, action: Box::new(action) });
+    }
+
+    fn wal_write(&mut self, m: usize) -> Result<(), StorageError> {
+        let node = self.slots[m].node;
+        let p = self.slots[m].process;
+        let wiped = self.slots[m].wiped;
+        let live = self.slots[m].live.as_mut().expect("work is done by live members");
+        let batch = live.wal_batch.take().expect("a batch waits for this write");
+        if !wiped {
+            self.safety.on_write(node, &batch.batch.records);
+        }
+        let wrote = live.wal.write(&batch.batch);
+        live.wal_synced = Some(batch.id);
+        wrote?;
+        let delay = self.disk_us(m, self.plan.sync_us);
+        self.after(delay, Event::Work { m, p, work: Work::WalSync });
+        Ok(())
+    }
+
+    fn wal_sync(&mut self, m: usize) -> Checked {
+        let node = self.slots[m].node;
+        let live = self.live(m);
+        if let Err(error) = live.wal.sync() {
+            return self.storage_error(m, "WalSync", &error);
+        }
+        let batch = live.wal_synced.take().expect("a write came before its sync");
+        live.spare_wanted = true;
+        if !self.slots[m].wiped {
+            self.safety.on_synced(node);
+        }
+        self.act(m, Action::Persisted { batch })
+    }
+
+    fn log_read(&mut self, m: usize) -> Result<(), StorageError> {
+        let live = self.live(m);
+        let read = live.log_reads.pop_front().expect("a read waits");
+        let entries = live.wal.read(read.group, read.from, read.to, read.bytes_max)?;
+        let (group, purpose, from) = (read.group, read.purpose, read.from);
+        self.tell(m, Action::EntriesRead { group, purpose, from, entries });
+        Ok(())
+    }
+
+    /// One job of the applier. The outer error is a broken promise, the inner one the disk's.
+    fn apply_job(
+        &mut self,
+        m: usize,
+    ) -> Result<Result<(), StorageError>, crate::safety::Violation> {
+        let live = self.live(m);
+        live.applying = false;
+        let Some(job) = live.jobs.pop_front() else { return Ok(Ok(())) };
+        match job {
+            Job::Apply(job) => match live.applier.apply(job.group, &job.entries) {
+                Ok(batch) => {
+                    self.applied(m, batch)?;
+                    Ok(Ok(()))
+                }
+                Err(error) => Ok(Err(error)),
+            },
+            Job::Pin(group, to) => {
+                let action = match live.applier.pin(group) {
+                    Ok(Some(pin)) => {
+                        let meta = pin.meta.clone();
+                        live.server.offer(pin);
+                        Action::SnapshotReady { group, to, meta }
+                    }
+                    Ok(None) => Action::SnapshotFailed { group, to },
+                    Err(error) => return Ok(Err(error)),
+                };
+                self.tell(m, action);
+                Ok(Ok(()))
+            }
+            Job::Install(ready) => {
+                let (group, meta) = (ready.group, ready.meta.clone());
+                match live.applier.install(*ready) {
+                    Ok(Some(batch)) => {
+                        self.snapshots += 1;
+                        self.note(|| {
+                            format!("{m} group {group}: installs a snapshot at {}", meta.index)
+                        });
+                        self.applied(m, batch)?;
+                    }
+                    Ok(None) => self.tell(m, Action::SnapshotRefused { group, meta }),
+                    Err(error) => return Ok(Err(error)),
+                }
+                Ok(Ok(()))
+            }
+            Job::FinishCheckpoint(done) => {
+                let outcome = match live.applier.finish_checkpoint(&done) {
+                    Ok(outcome) => outcome,
+                    Err(error) => return Ok(Err(error)),
+                };
+                self.note(|| format!("{m} finishes a checkpoint: held {:?}", outcome.held));
+                for (group, meta) in outcome.durable {
+                    self.tell(m, Action::SnapshotDurable { group, meta });
+                }
+                let (held, pressure) = (outcome.held, outcome.pressure);
+                self.tell(m, Action::CheckpointDone { held, pressure });
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// A replica's state has moved on: it must be what every other replica had there.
+    fn applied(&mut self, m: usize, batch: AppliedBatch) -> Checked {
+        let node = self.slots[m].node;
+        let group = batch.group;
+        let Some((index, hash)) = self.live(m).applier.state_hash(group) else {
+            return broken("state-equality", format!("{node} has no state of group {group}"));
+        };
+        self.trace.word(hash);
+        self.safety.on_state(node, group, index, hash)?;
+        self.tell(m, Action::Applied { batch: Box::new(batch) });
+        Ok(())
+    }
+
+    fn background(&mut self, m: usize) -> Result<(), StorageError> {
+        let live = self.live(m);
+        live.in_background = false;
+        if let Some(job) = &mut live.checkpoint {
+            if let Some(done) = crate::member::step_checkpoint(job)? {
+                live.checkpoint = None;
+                live.jobs.push_back(Job::FinishCheckpoint(done));
+            }
+            return Ok(());
+        }
+        if live.applier.is_checkpoint_due() {
+            live.checkpoint = Some(live.applier.begin_checkpoint()?);
+            return Ok(());
+        }
+        let compacting: Option<GroupId> = live.applier.compacting().next();
+        if let Some(group) = compacting {
+            let (_, answered) = live.applier.compact_step(group, COMPACT_BUDGET)?;
+            if !answered.is_empty() {
+                self.tell(m, Action::Compacted { group, answered });
+            }
+            return Ok(());
+        }
+        if live.spare_wanted {
+            live.spare_wanted = live.wal.prepare_spare()?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, m: usize) -> Result<(), StorageError> {
+        let live = self.live(m);
+        let (to, fetch) = live.fetches.pop_front().expect("a fetch waits");
+        let message = live.server.serve(&fetch)?;
+        let p = self.slots[m].process;
+        self.after(HAND_OVER_US, Event::Bulk { m, p, to, message: Box::new(message) });
+        Ok(())
+    }
+
+    fn install_step(&mut self, m: usize) -> Result<(), StorageError> {
+        let live = self.live(m);
+        let step = live.installs.pop_front().expect("a step waits");
+        match live.installer.step(step)? {
+            InstallOutcome::Nothing => {}
+            InstallOutcome::Taken(taken) => self.tell(m, Action::ChunkInstalled(taken)),
+            InstallOutcome::Ready(ready) => live.jobs.push_back(Job::Install(ready)),
+        }
+        Ok(())
+    }
+}

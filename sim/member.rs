@@ -1,0 +1,380 @@
+//! One running member: its core, applier, log and snapshot ends, as production wires them, with
+//! the queues between them in plain sight.
+
+use crate::history::{Answer, Call};
+use crate::plan::Plan;
+use crate::safety::{LogShape, Said};
+use bytes::{Bytes, BytesMut};
+use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
+use quorate::codec::Reader;
+use quorate::io::{Disk, DiskLock, MemDisk};
+use quorate::multiraft::checkpoint::CheckpointPolicy;
+use quorate::multiraft::root::RootState;
+use quorate::multiraft::snapshots::{InstallReady, InstallStep};
+use quorate::multiraft::wire::SnapshotFetch;
+use quorate::multiraft::{
+    Applier, ApplyJob, BatchId, Installer, LogRead, SnapshotServer, TrimPolicy, WalBatch,
+};
+use quorate::mvcc::ReadError;
+use quorate::node::{
+    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, boot,
+};
+use quorate::raft::Role;
+use quorate::transport::handshake::{decode_hello, encode_hello};
+use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
+use quorate::types::command::RangeRequest;
+use quorate::types::reply::RangeReply;
+use quorate::types::{
+    ApiError, ClusterId, GroupId, Incarnation, LeaseId, LogIndex, Member as MemberRow, NodeId,
+    StorageError,
+};
+use quorate::wal::{GroupLog, Wal, WalOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
+const WAL_DIR: &str = "/data/member/wal";
+const STORE: &str = "/data/member/snap/db";
+
+/// The kinds of work that lanes do; the number goes into the trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    WalWrite,
+    WalSync,
+    LogRead,
+    Apply,
+    Background,
+    Serve,
+    Install,
+    /// Ends the core's turn: what was handled since the last one leaves together.
+    Turn,
+}
+
+/// What the applier does, one at a time.
+#[derive(Debug)]
+pub enum Job {
+    Apply(ApplyJob),
+    Pin(GroupId, NodeId),
+    Install(Box<InstallReady>),
+    FinishCheckpoint(CheckpointDone),
+}
+
+pub struct Live {
+    core: Core,
+    pub applier: Applier,
+    pub wal: Wal,
+    pub server: SnapshotServer,
+    pub installer: Installer,
+    _lock: Box<dyn DiskLock>,
+    identity: LocalIdentity,
+    book: PeerBook,
+    pub checkpoint: Option<CheckpointJob>,
+    pub wal_batch: Option<WalBatch>,
+    pub wal_synced: Option<BatchId>,
+    pub jobs: VecDeque<Job>,
+    pub log_reads: VecDeque<LogRead>,
+    pub fetches: VecDeque<(NodeId, SnapshotFetch)>,
+    pub installs: VecDeque<InstallStep>,
+    pub applying: bool,
+    pub in_background: bool,
+    pub spare_wanted: bool,
+    pub turn_due: bool,
+}
+
+/// What a power failure right after the start would leave.
+pub struct Found {
+    pub logs: BTreeMap<GroupId, LogShape>,
+    /// The newest checkpoint, or what is wrong with the store.
+    pub checkpoint: Result<u64, String>,
+}
+
+impl Live {
+    pub fn boot(
+        plan: &Plan,
+        node: NodeId,
+        peers: &[NodeId],
+        incarnation: Incarnation,
+        disk: &MemDisk,
+        process: u64,
+    ) -> Result<(Live, Found), BootError> {
+        let origin = quorate::types::prng::Prng::stream(plan.seed ^ process, "origin").next_u64();
+        let mut core = CoreConfig::new(CLUSTER, node, incarnation, origin);
+        core.tick_ms = plan.tick_us / 1000;
+        core.election_ticks = plan.election_ticks;
+        core.pre_vote = plan.pre_vote;
+        core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
+        core.trim = TrimPolicy {
+            keep_entries: plan.trim_keep_entries,
+            keep_bytes: 64 << 20,
+            step_entries: 1,
+        };
+        core.bounds.log_cache_bytes_max = plan.log_cache_bytes;
+        core.bounds.append_bytes_max = plan.append_bytes;
+        core.bounds.inflight_appends_max = plan.inflight_appends;
+        let members = peers
+            .iter()
+            .map(|id| MemberRow {
+                id: *id,
+                peer_urls: vec![format!("http://sim-{id}:2380")],
+                ..MemberRow::default()
+            })
+            .collect();
+        let groups = (1..=plan.groups).map(GroupId).collect();
+        let mut config = BootConfig::new("/data", core, Founding::New { members, groups });
+        config.wal = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 2 };
+        config.store = StoreOptions { cache_bytes: plan.cache_bytes };
+        config.checkpoint =
+            CheckpointPolicy { tail_bytes: plan.wal_tail_bytes, tail_entries: plan.tail_entries };
+        config.chunk_bytes = plan.snapshot_chunk_bytes;
+        let (wal_options, store_options) = (config.wal, config.store);
+        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
+        let Member { core, applier, wal, store: _, snapshots, installer, lock } =
+            boot(arc, config)?;
+        // What a power failure would leave right now: all that the member builds on must be in it.
+        let durable: Arc<dyn Disk> = Arc::new(disk.fork());
+        let checkpoint = durable_checkpoint(&durable, store_options);
+        let (_, logs) = Wal::open(durable, Path::new(WAL_DIR), wal_options)?;
+        let logs = logs.iter().map(|(group, log)| (*group, shape(log))).collect();
+        let found = Found { logs, checkpoint };
+        let identity = LocalIdentity {
+            cluster: CLUSTER,
+            node,
+            incarnation,
+            server_version: "sim".to_owned(),
+            peer_urls: Vec::new(),
+        };
+        let mut live = Live {
+            core,
+            applier,
+            wal,
+            server: snapshots,
+            installer,
+            _lock: lock,
+            identity,
+            book: PeerBook::new(),
+            checkpoint: None,
+            wal_batch: None,
+            wal_synced: None,
+            jobs: VecDeque::new(),
+            log_reads: VecDeque::new(),
+            fetches: VecDeque::new(),
+            installs: VecDeque::new(),
+            applying: false,
+            in_background: false,
+            spare_wanted: false,
+            turn_due: false,
+        };
+        let root = live.core.root().clone();
+        live.follow_root(&root);
+        Ok((live, found))
+    }
+
+    /// Tells the core the time and one action.
+    pub fn handle(&mut self, now_ms: u64, action: Action) {
+        self.core.at(now_ms);
+        if let Action::Tick { now_ms } = &action {
+            self.server.tick(*now_ms);
+        }
+        self.core.handle(action);
+    }
+
+    pub fn end_turn(&mut self) -> Output {
+        self.turn_due = false;
+        self.core.end_turn()
+    }
+
+    /// Whom to talk to follows from the membership.
+    pub fn follow_root(&mut self, root: &RootState) {
+        for (id, member) in &root.members {
+            self.book.add(*id, member.incarnation);
+        }
+    }
+
+    pub fn said(&self, group: GroupId) -> Option<Said> {
+        let status = self.core.status(group)?.raft;
+        Some(Said {
+            term: status.term,
+            vote: status.vote,
+            is_leader: status.role == Role::Leader,
+            commit: status.commit,
+            applied: status.applied,
+            last: status.last,
+        })
+    }
+
+    /// Requests and reads that wait inside the core: bounded.
+    pub fn waiting(&self) -> usize {
+        self.core.pending() + self.jobs.len() + self.log_reads.len() + self.installs.len()
+    }
+
+    pub fn applied(&self, group: GroupId) -> LogIndex {
+        self.applier.state_hash(group).map_or(LogIndex::ZERO, |s| s.0)
+    }
+
+    /// The data directory that this member believes to be `node`'s.
+    pub fn bound(&self, node: NodeId) -> Option<Incarnation> {
+        self.core.root().members.get(&node)?.incarnation
+    }
+
+    pub fn has_background_work(&self) -> bool {
+        self.checkpoint.is_some()
+            || self.spare_wanted
+            || self.applier.is_checkpoint_due() && !self.finishing()
+            || self.applier.compacting().next().is_some()
+    }
+
+    fn finishing(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job, Job::FinishCheckpoint(_)))
+    }
+
+    /// Answers a read from the newest applied state.
+    pub fn read(&self, group: GroupId, call: &Call) -> Result<Answer, StorageError> {
+        let view = self.applier.view(group).expect("clients ask for groups that exist");
+        let revision = view.revision();
+        let failed = |error: ReadError| match error {
+            ReadError::Api(error) => Ok(Answer::Failed { error, never: false }),
+            ReadError::Storage(error) => Err(error),
+        };
+        match call {
+            Call::Range(request) => match view.range(request) {
+                Ok(reply) => Ok(Answer::Range { reply, revision }),
+                Err(error) => failed(error),
+            },
+            Call::ReadTxn(request) => match view.read_txn(request) {
+                Ok(reply) => Ok(Answer::ReadTxn { reply, revision }),
+                Err(error) => failed(error),
+            },
+            _ => unreachable!("only reads are served from a view"),
+        }
+    }
+
+    pub fn contents(
+        &self,
+        group: GroupId,
+        request: &RangeRequest,
+    ) -> Result<(RangeReply, i64), StorageError> {
+        let view = self.applier.view(group).expect("every member has every group");
+        match view.range(request) {
+            Ok(reply) => Ok((reply, view.revision())),
+            Err(ReadError::Storage(error)) => Err(error),
+            Err(ReadError::Api(error)) => panic!("a plain range fails with {error:?}"),
+        }
+    }
+
+    /// Each lease with its TTL and its keys, in order of their ids.
+    pub fn leases(&self, group: GroupId) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
+        let view = self.applier.view(group).expect("every member has every group");
+        let infos = view.leases().expect("leases can be read");
+        let mut all: Vec<_> = infos
+            .into_iter()
+            .map(|info| {
+                let whole = view.lease(info.id, true).expect("leases can be read");
+                (info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default())
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// HashKV at the newest revision: (hash, compact revision).
+    pub fn hash_kv(&self, group: GroupId) -> (u32, i64) {
+        let view = self.applier.view(group).expect("every member has every group");
+        match view.hash_kv(0) {
+            Ok(kv) => (kv.hash, kv.compact_revision),
+            Err(error) => panic!("HashKV of the newest revision fails: {error:?}"),
+        }
+    }
+
+    pub fn verify_store(&self) -> Result<(), String> {
+        let report = self.applier.store().verify().map_err(|error| error.to_string())?;
+        if report.problems.is_empty() { Ok(()) } else { Err(format!("{:?}", report.problems)) }
+    }
+
+    /// Who refuses whom when a member of another cluster is met: (this member, the other).
+    pub fn meet_foreign(&self, foreign: &LocalIdentity) -> (bool, bool) {
+        let theirs = foreign.hello(self.identity.node, StreamKind::Messages);
+        let ours = self.identity.hello(foreign.node, StreamKind::Messages);
+        let mut their_book = PeerBook::new();
+        their_book.add(self.identity.node, None);
+        let refuses =
+            |verdict| matches!(verdict, Verdict::Refuse(Refusal::ClusterIdMismatch { .. }));
+        (
+            refuses(judge(&self.identity, &self.book, &theirs)),
+            refuses(judge(foreign, &their_book, &ours)),
+        )
+    }
+}
+
+/// What arrives of a hello.
+fn carried(hello: Hello) -> Hello {
+    let mut bytes = BytesMut::new();
+    encode_hello(&hello, &mut bytes);
+    let bytes = bytes.freeze();
+    let there = decode_hello(&mut Reader::new(&bytes)).expect("a hello decodes");
+    assert_eq!(there, hello, "a hello arrives as it was sent");
+    there
+}
+
+/// Two members shake hands, both ways; what each refuses, if it does. Accepted ones are pinned.
+pub fn meet(a: &mut Live, b: &mut Live) -> (Option<Refusal>, Option<Refusal>) {
+    let from_a = carried(a.identity.hello(b.identity.node, StreamKind::Messages));
+    let from_b = carried(b.identity.hello(a.identity.node, StreamKind::Messages));
+    let refusal = |verdict| match verdict {
+        Verdict::Accept => None,
+        Verdict::Refuse(refusal) => Some(refusal),
+    };
+    let by_a = refusal(judge(&a.identity, &a.book, &from_b));
+    let by_b = refusal(judge(&b.identity, &b.book, &from_a));
+    if by_a.is_none() && by_b.is_none() {
+        a.book.pin(b.identity.node, b.identity.incarnation);
+        b.book.pin(a.identity.node, a.identity.incarnation);
+    }
+    (by_a, by_b)
+}
+
+/// A member of another cluster that calls itself `node`.
+pub fn foreign_identity(node: NodeId) -> LocalIdentity {
+    LocalIdentity {
+        cluster: FOREIGN_CLUSTER,
+        node,
+        incarnation: Incarnation(0xbad),
+        server_version: "sim".to_owned(),
+        peer_urls: Vec::new(),
+    }
+}
+
+pub fn step_checkpoint(job: &mut CheckpointJob) -> Result<Option<CheckpointDone>, StorageError> {
+    match job.step()? {
+        Step::More => Ok(None),
+        Step::Done(done) => Ok(Some(done)),
+    }
+}
+
+/// Whether the error of a proposal promises that the command was not and will not be applied.
+pub fn is_never(error: &ApiError) -> bool {
+    matches!(error, ApiError::TooManyRequests)
+}
+
+fn durable_checkpoint(disk: &Arc<dyn Disk>, options: StoreOptions) -> Result<u64, String> {
+    let store = Store::open(disk.clone(), Path::new(STORE), options).map_err(|e| e.to_string())?;
+    let report = store.verify().map_err(|e| e.to_string())?;
+    if report.problems.is_empty() {
+        Ok(store.checkpoint())
+    } else {
+        Err(format!("checkpoint {}: {:?}", store.checkpoint(), report.problems))
+    }
+}
+
+fn shape(log: &GroupLog) -> LogShape {
+    let mut shape = LogShape { hard: log.hard, start: log.start, ..LogShape::default() };
+    let mut runs = log.terms.iter().peekable();
+    while let Some((first, term)) = runs.next() {
+        let end = runs.peek().map_or(log.last.next(), |(next, _)| *next);
+        for index in first.0..end.0 {
+            shape.terms.insert(LogIndex(index), *term);
+        }
+    }
+    shape
+}

@@ -1,0 +1,199 @@
+//! What one seed does: cluster, limits, workload and faults, all drawn before the first event.
+//!
+//! Swarm testing: each operation and each fault is switched fully off in about half of the seeds,
+//! and limits are drawn from tiny to roomy, because rare states hide behind the average mix. Every
+//! purpose has its own stream, so that taking one decision away does not shift the others.
+
+use crate::faults::Fault;
+use quorate::types::prng::Prng;
+use std::collections::BTreeMap;
+
+pub const MS: u64 = 1_000;
+pub const SECOND: u64 = 1_000_000;
+
+/// Kinds of client operations, each with its own weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OpKind {
+    Put,
+    Get,
+    GetSerializable,
+    GetOld,
+    Range,
+    Delete,
+    DeleteRange,
+    Txn,
+    ReadTxn,
+    Compact,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseKeepAlive,
+    LeasePut,
+}
+
+pub const OP_KINDS: [OpKind; 14] = [
+    OpKind::Put,
+    OpKind::Get,
+    OpKind::GetSerializable,
+    OpKind::GetOld,
+    OpKind::Range,
+    OpKind::Delete,
+    OpKind::DeleteRange,
+    OpKind::Txn,
+    OpKind::ReadTxn,
+    OpKind::Compact,
+    OpKind::LeaseGrant,
+    OpKind::LeaseRevoke,
+    OpKind::LeaseKeepAlive,
+    OpKind::LeasePut,
+];
+
+/// Delays of one link, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Delay {
+    pub min_us: u64,
+    pub mean_us: u64,
+    /// One message in this many takes the tail's time; 0 for never.
+    pub tail_one_in: u64,
+    pub tail_us: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub members: usize,
+    pub groups: u64,
+    // Limits of each member.
+    pub tick_us: u64,
+    pub election_ticks: u32,
+    pub pre_vote: bool,
+    pub segment_bytes: u64,
+    pub cache_bytes: usize,
+    pub wal_tail_bytes: u64,
+    pub tail_entries: u64,
+    pub trim_keep_entries: u64,
+    pub log_cache_bytes: usize,
+    pub append_bytes: usize,
+    pub inflight_appends: usize,
+    pub snapshot_chunk_bytes: usize,
+    pub value_bytes_max: usize,
+    // Disk.
+    pub sync_us: u64,
+    pub write_us: u64,
+    pub apply_us: u64,
+    /// How long the core gathers before its turn ends; 0 ends it with every action.
+    pub turn_us: u64,
+    // Workload.
+    pub clients: usize,
+    pub think_us: u64,
+    pub timeout_us: u64,
+    pub hot_keys: u64,
+    pub cold_keys: u64,
+    pub ops: BTreeMap<OpKind, u64>,
+    // Chaos.
+    pub delay: Delay,
+    pub chaos_us: u64,
+    pub faults: BTreeMap<Fault, bool>,
+    pub fault_gap_us: u64,
+}
+
+fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
+    from[rng.below(from.len() as u64) as usize]
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut size = Prng::stream(seed, "plan-size");
+        let mut limits = Prng::stream(seed, "plan-limits");
+        let mut load = Prng::stream(seed, "plan-load");
+        let mut chaos = Prng::stream(seed, "plan-chaos");
+        let tick_us = pick(&mut limits, &[20 * MS, 50 * MS, 100 * MS]);
+        let mut ops = BTreeMap::new();
+        for kind in OP_KINDS {
+            let weight = match kind {
+                OpKind::Put => 12,
+                OpKind::Get => 8,
+                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant => 1,
+                _ => 3,
+            };
+            let on = kind == OpKind::Put || kind == OpKind::Get || load.chance(1, 2);
+            ops.insert(kind, if on { weight } else { 0 });
+        }
+        let mut faults = BTreeMap::new();
+        for fault in Fault::ALL {
+            faults.insert(*fault, chaos.chance(1, 2));
+        }
+        // A calm seed now and then: what breaks without any fault should be seen without any.
+        if chaos.chance(1, 16) {
+            faults.values_mut().for_each(|on| *on = false);
+        }
+        Plan {
+            seed,
+            members: if size.chance(2, 3) { 3 } else { 5 },
+            groups: size.between(1, 4),
+            tick_us,
+            election_ticks: 10,
+            // Without it more elections are decided by the vote itself.
+            pre_vote: limits.chance(2, 3),
+            segment_bytes: pick(&mut limits, &[8 << 10, 32 << 10, 256 << 10]),
+            cache_bytes: pick(&mut limits, &[64 << 10, 256 << 10, 4 << 20]),
+            wal_tail_bytes: pick(&mut limits, &[8 << 10, 64 << 10, 512 << 10]),
+            tail_entries: pick(&mut limits, &[5, 50, 1_000, u64::MAX]),
+            trim_keep_entries: pick(&mut limits, &[2, 10, 100, 5_000]),
+            log_cache_bytes: pick(&mut limits, &[256, 4 << 10, 1 << 20]),
+            append_bytes: pick(&mut limits, &[64, 4 << 10, 1 << 20]),
+            inflight_appends: pick(&mut limits, &[1, 4, 256]),
+            snapshot_chunk_bytes: pick(&mut limits, &[512, 4 << 10, 64 << 10]),
+            value_bytes_max: pick(&mut limits, &[16, 64, 1_000]),
+            sync_us: pick(&mut limits, &[100, 1_000, 8_000]),
+            write_us: pick(&mut limits, &[20, 200]),
+            apply_us: pick(&mut limits, &[20, 300, 3_000]),
+            turn_us: pick(&mut limits, &[0, 0, 30, 300]),
+            clients: load.between(2, 8) as usize,
+            think_us: pick(&mut load, &[2 * MS, 10 * MS, 50 * MS]),
+            timeout_us: pick(&mut load, &[SECOND, 3 * SECOND]),
+            hot_keys: load.between(1, 4),
+            cold_keys: pick(&mut load, &[8, 40, 200]),
+            ops,
+            delay: Delay {
+                min_us: pick(&mut chaos, &[50, 500, 2_000]),
+                mean_us: pick(&mut chaos, &[100, 1_000, 5_000]),
+                tail_one_in: pick(&mut chaos, &[0, 50, 500]),
+                tail_us: tick_us * chaos.between(1, 15),
+            },
+            chaos_us: chaos.between(6, 16) * SECOND,
+            faults,
+            fault_gap_us: tick_us * chaos.between(4, 30),
+        }
+    }
+
+    pub fn quorum(&self) -> usize {
+        self.members / 2 + 1
+    }
+    pub fn election_us(&self) -> u64 {
+        self.tick_us * u64::from(self.election_ticks)
+    }
+    pub fn on(&self, fault: Fault) -> bool {
+        self.faults.get(&fault).copied().unwrap_or(false)
+    }
+
+    /// One line for a failure's report.
+    pub fn summary(&self) -> String {
+        let faults: Vec<&str> = self.faults.iter().filter(|f| *f.1).map(|f| f.0.name()).collect();
+        format!(
+            "members {} groups {} tick {}ms segment {} cache {} tail {} keep {} chunk {} \
+             sync {}us clients {} chaos {}s faults [{}]",
+            self.members,
+            self.groups,
+            self.tick_us / MS,
+            self.segment_bytes,
+            self.cache_bytes,
+            self.wal_tail_bytes,
+            self.trim_keep_entries,
+            self.snapshot_chunk_bytes,
+            self.sync_us,
+            self.clients,
+            self.chaos_us / SECOND,
+            faults.join(" ")
+        )
+    }
+}

@@ -1,0 +1,427 @@
+//! What Raft promises, checked from outside at every step.
+//!
+//! Election safety, log matching, state machine safety, leader completeness, committed entries on
+//! a quorum of disks, monotone terms and commits, equal state at equal positions, and the rule
+//! that no promise leaves a member before the bytes behind it are synced. All of it is judged from
+//! what members write, send, apply and say, never from their own opinion of being right.
+
+use crate::trace::hash_bytes;
+use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
+use quorate::types::{
+    Entry, EntryKind, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
+};
+use quorate::wal::Record;
+use std::collections::BTreeMap;
+
+/// A broken promise: which rule, and what happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub detail: String,
+}
+
+pub type Checked = Result<(), Violation>;
+
+pub fn broken<T>(rule: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { rule, detail: detail.into() })
+}
+
+macro_rules! ensure {
+    ($cond:expr, $rule:literal, $($arg:tt)+) => {
+        if !$cond {
+            return $crate::safety::broken($rule, format!($($arg)+));
+        }
+    };
+}
+pub(crate) use ensure;
+
+pub fn entry_hash(entry: &Entry) -> u64 {
+    let kind = match entry.kind {
+        EntryKind::Empty => 1,
+        EntryKind::Command => 2,
+        EntryKind::ConfChange => 3,
+    };
+    hash_bytes(&entry.data).rotate_left(7) ^ entry.term.0.wrapping_mul(0x9e37_79b9) ^ kind
+}
+
+/// One member's log of one group as its disk holds it, or would.
+#[derive(Clone, Debug, Default)]
+pub struct LogShape {
+    pub hard: HardState,
+    pub start: (LogIndex, Term),
+    /// Term of each entry behind the start.
+    pub terms: BTreeMap<LogIndex, Term>,
+}
+
+impl LogShape {
+    pub fn last(&self) -> LogIndex {
+        self.terms.keys().next_back().copied().unwrap_or(self.start.0)
+    }
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.start.0 { Some(self.start.1) } else { self.terms.get(&index).copied() }
+    }
+    /// Whether the entry is held, or was before it was trimmed.
+    fn holds(&self, index: LogIndex, term: Term) -> bool {
+        index <= self.start.0 || self.terms.get(&index) == Some(&term)
+    }
+    pub fn append(&mut self, entries: impl Iterator<Item = (LogIndex, Term)>) {
+        let mut first = true;
+        for (index, term) in entries {
+            if first {
+                self.terms.split_off(&index);
+                first = false;
+            }
+            self.terms.insert(index, term);
+        }
+    }
+    pub fn log_start(&mut self, index: LogIndex, term: Term) {
+        self.start = (index, term);
+        self.terms.clear();
+    }
+    pub fn trim(&mut self, index: LogIndex, term: Term) {
+        if index > self.start.0 {
+            self.terms = self.terms.split_off(&index.next());
+            self.start = (index, term);
+        }
+    }
+}
+
+fn replay(disk: &mut BTreeMap<GroupId, LogShape>, record: &Record) {
+    match record {
+        Record::HardState { group, hard } => disk.entry(*group).or_default().hard = *hard,
+        Record::Append { group, entries } => {
+            let entries = entries.iter().map(|e| (e.index, e.term));
+            disk.entry(*group).or_default().append(entries);
+        }
+        Record::LogStart { group, index, term } => {
+            disk.entry(*group).or_default().log_start(*index, *term);
+        }
+        Record::Trim { group, index, term } => {
+            disk.entry(*group).or_default().trim(*index, *term);
+        }
+        Record::DropGroup { group } => {
+            disk.remove(group);
+        }
+    }
+}
+
+/// An entry that some member has applied: from then on nobody may apply another one there.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub term: Term,
+    pub hash: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    process: u64,
+    term: Term,
+    commit: LogIndex,
+    applied: LogIndex,
+}
+
+/// What a replica says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    pub term: Term,
+    pub vote: NodeId,
+    pub is_leader: bool,
+    pub commit: LogIndex,
+    pub applied: LogIndex,
+    pub last: LogIndex,
+}
+
+#[derive(Default)]
+pub struct Safety {
+    quorum: usize,
+    leaders: BTreeMap<(GroupId, Term), NodeId>,
+    committed: BTreeMap<GroupId, Vec<Committed>>,
+    entries: BTreeMap<GroupId, BTreeMap<(LogIndex, Term), u64>>,
+    states: BTreeMap<GroupId, BTreeMap<LogIndex, (u64, NodeId)>>,
+    seen: BTreeMap<(NodeId, GroupId), Seen>,
+    /// What each member's disk holds for sure, by what it has synced.
+    durable: BTreeMap<NodeId, BTreeMap<GroupId, LogShape>>,
+    /// What each member has written since its newest sync.
+    unsynced: BTreeMap<NodeId, Vec<Record>>,
+    pub elections: u64,
+}
+
+impl Safety {
+    pub fn new(quorum: usize, groups: u64) -> Safety {
+        // Every log is born at the boot point, which nobody applies.
+        let born = Committed { term: BOOT_TERM, hash: 0 };
+        let log = vec![born; BOOT_INDEX.0 as usize];
+        let committed = (1..=groups).map(|g| (GroupId(g), log.clone())).collect();
+        Safety { quorum, committed, ..Safety::default() }
+    }
+
+    pub fn committed_index(&self, group: GroupId) -> LogIndex {
+        LogIndex(self.committed.get(&group).map_or(0, |log| log.len() as u64))
+    }
+
+    /// After every step of a member.
+    pub fn on_status(
+        &mut self,
+        process: u64,
+        node: NodeId,
+        group: GroupId,
+        said: &Said,
+    ) -> Checked {
+        let committed = self.committed.get(&group);
+        let seen = self.seen.entry((node, group)).or_default();
+        if seen.process == process {
+            ensure!(
+                said.term >= seen.term,
+                "monotone-term",
+                "{node} group {group}: term {} after {}",
+                said.term,
+                seen.term
+            );
+            ensure!(
+                said.commit >= seen.commit && said.applied >= seen.applied,
+                "monotone-commit",
+                "{node} group {group}: commit {} applied {} after {} {}",
+                said.commit,
+                said.applied,
+                seen.commit,
+                seen.applied
+            );
+        }
+        *seen = Seen { process, term: said.term, commit: said.commit, applied: said.applied };
+        if said.is_leader {
+            let known = self.leaders.get(&(group, said.term)).copied();
+            ensure!(
+                known.is_none_or(|k| k == node),
+                "election-safety",
+                "group {group} term {}: leaders {} and {node}",
+                said.term,
+                known.unwrap_or_default()
+            );
+            if known.is_none() {
+                self.leaders.insert((group, said.term), node);
+                self.elections += 1;
+                let last_committed = committed.map_or(0, |log| log.len() as u64);
+                let before =
+                    committed.and_then(|log| log.last()).is_none_or(|entry| entry.term < said.term);
+                ensure!(
+                    !before || said.last.0 >= last_committed,
+                    "leader-completeness",
+                    "group {group}: {node} leads term {} with a log to {}, committed is {}",
+                    said.term,
+                    said.last,
+                    last_committed
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries on their way to a member's disk.
+    pub fn on_append(&mut self, node: NodeId, group: GroupId, entries: &[Entry]) -> Checked {
+        let known = self.entries.entry(group).or_default();
+        for entry in entries {
+            let hash = entry_hash(entry);
+            let old = *known.entry((entry.index, entry.term)).or_insert(hash);
+            ensure!(
+                old == hash,
+                "log-matching",
+                "group {group} index {} term {}: {node} appends other data",
+                entry.index,
+                entry.term
+            );
+        }
+        if let Some(log) = self.committed.get(&group) {
+            let committed = log.len() as u64;
+            for entry in entries.iter().filter(|e| e.index.0 <= committed) {
+                let there = &log[entry.index.0 as usize - 1];
+                // A stale leader may still replace uncommitted entries only.
+                ensure!(
+                    there.term == entry.term || entry.term < there.term,
+                    "committed-immutable",
+                    "group {group} index {}: {node} appends term {} over committed term {}",
+                    entry.index,
+                    entry.term,
+                    there.term
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries a member hands to its state machine. Returns those that nobody had applied before.
+    pub fn on_apply<'e>(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        entries: &'e [Entry],
+    ) -> Result<Vec<&'e Entry>, Violation> {
+        let mut fresh = Vec::new();
+        let own = self.durable.get(&node).and_then(|m| m.get(&group));
+        for entry in entries {
+            // A checkpoint may cover it from now on, and must never be ahead of the own log.
+            ensure!(
+                own.is_some_and(|l| l.holds(entry.index, entry.term)),
+                "applied-is-durable-here",
+                "group {group} index {}: {node} applies what its own log could still lose",
+                entry.index
+            );
+            let log = self.committed.entry(group).or_default();
+            let at = entry.index.0 as usize;
+            let hash = entry_hash(entry);
+            if let Some(there) = log.get(at - 1) {
+                ensure!(
+                    there.term == entry.term && there.hash == hash,
+                    "state-machine-safety",
+                    "group {group} index {}: {node} applies term {} where term {} was applied",
+                    entry.index,
+                    entry.term,
+                    there.term
+                );
+                continue;
+            }
+            ensure!(
+                at == log.len() + 1,
+                "commit-gap",
+                "group {group}: {node} applies {} but nobody has applied {}",
+                entry.index,
+                log.len() + 1
+            );
+            log.push(Committed { term: entry.term, hash });
+            let holders = self
+                .durable
+                .values()
+                .filter(|m| m.get(&group).is_some_and(|l| l.holds(entry.index, entry.term)))
+                .count();
+            ensure!(
+                holders >= self.quorum,
+                "committed-is-durable",
+                "group {group} index {} term {}: applied by {node}, synced on {holders} members",
+                entry.index,
+                entry.term
+            );
+            fresh.push(entry);
+        }
+        Ok(fresh)
+    }
+
+    /// The hash of a replica's state after it has applied `index`.
+    pub fn on_state(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        index: LogIndex,
+        hash: u64,
+    ) -> Checked {
+        let (old, who) =
+            *self.states.entry(group).or_default().entry(index).or_insert((hash, node));
+        ensure!(
+            old == hash,
+            "state-equality",
+            "group {group} applied {index}: {node} has {hash:016x}, {who} has {old:016x}"
+        );
+        Ok(())
+    }
+
+    /// A batch is about to be written: from here on a crash may leave any of it, or nothing.
+    pub fn on_write(&mut self, node: NodeId, records: &[Record]) {
+        self.unsynced.entry(node).or_default().extend_from_slice(records);
+    }
+
+    /// A sync has returned: all that was written before it is durable.
+    pub fn on_synced(&mut self, node: NodeId) {
+        let disk = self.durable.entry(node).or_default();
+        for record in self.unsynced.remove(&node).into_iter().flatten() {
+            replay(disk, &record);
+        }
+    }
+
+    /// What the disk held stays on the record: entries were committed with its help. The member
+    /// itself is never heard again.
+    pub fn on_wiped(&mut self, node: NodeId) {
+        self.unsynced.remove(&node);
+    }
+
+    /// After a restart: the log that was found holds everything that had been synced.
+    pub fn on_recovered(&mut self, node: NodeId, found: BTreeMap<GroupId, LogShape>) -> Checked {
+        let mut intended = self.durable.get(&node).cloned().unwrap_or_default();
+        for record in self.unsynced.remove(&node).into_iter().flatten() {
+            replay(&mut intended, &record);
+        }
+        for (group, had) in self.durable.get(&node).into_iter().flatten() {
+            let Some(has) = found.get(group) else {
+                ensure!(
+                    had.hard.term == Term::ZERO && had.last() == LogIndex::ZERO,
+                    "durable-after-restart",
+                    "{node} lost group {group}"
+                );
+                continue;
+            };
+            ensure!(
+                has.hard.term > had.hard.term
+                    || has.hard.term == had.hard.term
+                        && (has.hard.vote == had.hard.vote || had.hard.vote.is_none()),
+                "durable-hard-state",
+                "{node} group {group}: synced term {} vote {}, found term {} vote {}",
+                had.hard.term,
+                had.hard.vote,
+                has.hard.term,
+                has.hard.vote
+            );
+            // What was written and not synced may have survived, a newer suffix included.
+            let intended = intended.get(group);
+            for (index, term) in &had.terms {
+                let replaced = intended.is_some_and(|w| w.term_at(*index) != Some(*term));
+                ensure!(
+                    *index <= has.start.0
+                        || has.terms.get(index) == Some(term)
+                        || replaced
+                            && (!has.terms.contains_key(index)
+                                || has.terms.get(index)
+                                    == intended.and_then(|w| w.terms.get(index))),
+                    "durable-log",
+                    "{node} group {group}: synced entry {index} term {term} is gone: log {:?}..{} term there {:?}",
+                    has.start,
+                    has.last(),
+                    has.terms.get(index)
+                );
+            }
+        }
+        self.durable.insert(node, found);
+        Ok(())
+    }
+
+    /// A message as it leaves a member: what it promises must be on that member's disk.
+    pub fn on_send(&self, node: NodeId, message: &Message) -> Checked {
+        let none = LogShape::default();
+        let disk = self.durable.get(&node).and_then(|m| m.get(&message.group)).unwrap_or(&none);
+        match &message.body {
+            MessageBody::VoteReply { granted: true } => {
+                ensure!(
+                    disk.hard.term > message.term
+                        || disk.hard.term == message.term && disk.hard.vote == message.to,
+                    "message-after-durable",
+                    "{node} group {}: vote for {} in term {} leaves, the disk has term {} vote {}",
+                    message.group,
+                    message.to,
+                    message.term,
+                    disk.hard.term,
+                    disk.hard.vote
+                );
+            }
+            // Index 0 acknowledges nothing: it only tells a stale leader of a newer term.
+            MessageBody::AppendReply { index, reject: None } if index.0 > 0 => {
+                ensure!(
+                    disk.hard.term >= message.term && disk.last() >= *index,
+                    "message-after-durable",
+                    "{node} group {}: acknowledges {index} in term {}, the disk has log {} term {}",
+                    message.group,
+                    message.term,
+                    disk.last(),
+                    disk.hard.term
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
