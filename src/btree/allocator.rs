@@ -295,6 +295,13 @@ impl Space {
         }
     }
 
+    /// Where the part of the file begins that should become empty, if so much is free that it
+    /// can: what the store itself keeps there moves with the next checkpoint.
+    pub fn tail_start(&self) -> Option<u64> {
+        let mostly_free = self.source.is_none() && self.free > self.pages / 2;
+        (mostly_free && self.pages > 2 * TAIL_PAGES_MIN).then_some(self.pages / 2)
+    }
+
     /// The new length in pages when the file's tail is free.
     pub fn trim(&mut self) -> Option<u64> {
         let top = self.used.top().max(self.held.top()).max(META_PAGES);
@@ -310,6 +317,15 @@ impl Space {
     pub fn seal(&mut self, checkpoint: u64) -> Sealed {
         let mut placed: BTreeMap<usize, u64> = BTreeMap::new();
         let mut index_at: Option<(u64, u32)> = None;
+        if let Some(tail) = self.tail_start() {
+            let is_there = |at: &Option<PageRef>| at.is_some_and(|at| at.page >= tail);
+            let chunks = self.chunks.iter().enumerate().filter(|(_, at)| is_there(at));
+            self.dirty.extend(chunks.map(|(chunk, _)| chunk));
+            if is_there(&self.index) {
+                // Its own bits are in some chunk, which brings the index with it.
+                self.dirty.insert(0);
+            }
+        }
         // Taking and freeing pages for the map changes the map: go on until nothing new is dirty.
         loop {
             let count = (self.stored_top().div_ceil(CHUNK_PAGES) as usize).max(1);

@@ -26,6 +26,7 @@ use super::insert;
 use super::meta::Meta;
 use super::node::{Node, Root};
 use super::page::{PAGE_BYTES, PageRef};
+use super::relocate;
 use super::store::{Store, StoreInner, rooted};
 use super::tree::{TreeKind, View};
 use super::writer::{RunWriter, written_record};
@@ -322,6 +323,11 @@ impl CheckpointJob {
             }
         }
         self.catalogue.metas = metas;
+        let tail = store.space().tail_start();
+        if let Some(tail) = tail {
+            let root = &mut self.catalogue.root;
+            relocate::relocate(&store.pager, root, tail, b"", NODES_PER_STEP)?;
+        }
         Ok(Phase::Catalogue(Walk::new(&self.catalogue.root), before))
     }
 

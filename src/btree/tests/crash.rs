@@ -296,13 +296,17 @@ fn a_full_disk_is_an_error_that_says_so() {
 /// Whenever the newest meta may be lost, the checkpoint before it must still be there whole.
 #[test]
 fn the_older_checkpoint_stays_whole_while_the_next_is_written() {
+    stays_whole(0);
+}
+
+fn stays_whole(seed: u64) {
     let disk = MemDisk::new(6);
     let mut store = create(&disk, Shape::TINY);
     let mut tree = store.tree(GROUP, KIND);
     let mut model = Model::new();
     let mut states = vec![Model::new(), Model::new()];
     for round in 0..9u64 {
-        change(&mut tree, &mut model, round);
+        change(&mut tree, &mut model, seed * 1000 + round);
         let view = tree.view();
         let mut job = store.begin_checkpoint(vec![(GROUP, KIND, view)], metas(round));
         for turn in 0.. {

@@ -16,11 +16,15 @@ fn tree_height(tree: &Tree) -> u8 {
 
 #[test]
 fn views_keep_their_pages_while_the_file_turns_over() {
-    let disk = MemDisk::new(1);
+    (9..11).for_each(turn_over);
+}
+
+fn turn_over(seed: u64) {
+    let disk = MemDisk::new(seed);
     let store = create(&disk, Shape::TINY);
     let mut tree = store.tree(GROUP, KIND);
     let mut model = Model::new();
-    let mut prng = Prng::new(9);
+    let mut prng = Prng::new(seed);
     let mut kept: Vec<(super::super::View, Model)> = Vec::new();
     let mut file_max = 0;
     for round in 0..150u64 {
@@ -76,7 +80,7 @@ fn views_keep_their_pages_while_the_file_turns_over() {
     for key in model.keys() {
         tree.remove(key).unwrap();
     }
-    for _ in 0..3 {
+    for _ in 0..8 {
         checkpoint(&store, &mut [&mut tree]);
         assert_clean(&store);
     }
