@@ -177,7 +177,7 @@ fn checkpoints(c: &mut Criterion) {
     });
     group.finish();
     drop((tree, store));
-    OsDisk.unlink(&path).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 criterion_group!(benches, puts, gets, scans, checkpoints);
