@@ -201,5 +201,5 @@ fn is_repeatable(message: &NodeMessage) -> bool {
 fn roll(rng: &mut Prng, one_in: u64, calm: bool) -> bool {
     // The draw is made in any case, so that switching one fault off leaves the others in place.
     let draw = rng.next_u64();
-    one_in > 0 && !calm && draw % one_in == 0
+    one_in > 0 && !calm && draw.is_multiple_of(one_in)
 }
