@@ -375,7 +375,7 @@ impl Safety {
                     *index <= has.start.0
                         || has.terms.get(index) == Some(term)
                         || replaced
-                            && (has.terms.get(index).is_none()
+                            && (!has.terms.contains_key(index)
                                 || has.terms.get(index)
                                     == intended.and_then(|w| w.terms.get(index))),
                     "durable-log",

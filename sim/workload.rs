@@ -284,14 +284,11 @@ impl Client {
         match answer {
             Answer::Wrote { reply, revision, .. } => {
                 memory.revision = memory.revision.max(*revision);
-                match reply {
-                    Ok(Reply::LeaseGrant { id, .. }) => {
-                        memory.leases.push(*id);
-                        if memory.leases.len() > 8 {
-                            memory.leases.remove(0);
-                        }
+                if let Ok(Reply::LeaseGrant { id, .. }) = reply {
+                    memory.leases.push(*id);
+                    if memory.leases.len() > 8 {
+                        memory.leases.remove(0);
                     }
-                    Err(_) | Ok(_) => {}
                 }
             }
             Answer::Range { reply, revision } => {
