@@ -126,9 +126,8 @@ impl History {
     pub fn new(groups: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
-            let mut keyspace = Keyspace { next: BOOT_INDEX, ..Keyspace::default() };
-            keyspace.floor.revision = 1;
-            keyspace.floor.compacted = -1;
+            let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
+            let keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
             history.groups.insert(GroupId(g), keyspace);
         }
         history

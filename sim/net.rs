@@ -124,8 +124,10 @@ impl Net {
         let skewed = self.delays.below(2 * delay.mean_us + 1) * (1 + self.delays.below(3)) / 2;
         let tail = delay.tail_one_in > 0 && self.delays.chance(1, delay.tail_one_in) && !self.calm;
         let base = delay.min_us + skewed;
-        let base = if tail { base + self.delays.below(delay.tail_us) } else { base };
-        if slow { base * 20 + 50 * MS } else { base }
+        // A slow link is slow for everything; the tail does not grow with it, or it would keep a
+        // stream busy long after the healing.
+        let base = if slow { base * 20 + 50 * MS } else { base };
+        if tail { base + self.delays.below(delay.tail_us) } else { base }
     }
 
     /// The copies of one message that will try to arrive.
