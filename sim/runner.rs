@@ -3,10 +3,10 @@
 //! Each seed gets a fresh OS thread: madsim's traps key hash maps and clocks by thread, and a
 //! panic then ends one seed only. Two workers take seeds from one counter; the main thread watches
 //! the wall clock, because a deadlock in real time is the one thing virtual time cannot see.
-#![allow(clippy::disallowed_methods, reason = "the runner stands outside the simulated world")]
-
-// The one file of the simulator that lives outside of it: real threads, real time, real files.
-#![allow(clippy::disallowed_methods)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one file of the simulator that lives outside of it: real threads, time, files"
+)]
 
 use crate::faults::Counters;
 use crate::plan::Plan;
