@@ -355,3 +355,24 @@ fn the_rules_bite() {
     assert_eq!((layer("types"), layer("raft"), layer("cli")), (Some(0), Some(2), Some(8)));
     assert_eq!(layer("wal"), layer("btree"));
 }
+
+/// The simulator works by overriding system calls. Even built with feature `sim`, the server must
+/// not hold them: the library never names madsim, so it is linked into the `sim` target alone.
+#[test]
+fn the_server_overrides_no_system_call() {
+    let nm = std::process::Command::new("nm")
+        .args(["-D", "--defined-only", env!("CARGO_BIN_EXE_quorate")])
+        .output();
+    let Ok(output) = nm else {
+        let text = "SKIPPED the_server_overrides_no_system_call: nm is not installed (binutils)";
+        assert!(std::env::var_os("QUORATE_REQUIRE_EXTERNAL").is_none(), "{text}");
+        println!("{text}");
+        return;
+    };
+    let symbols = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for name in ["clock_gettime", "getrandom", "gettimeofday", "pthread_attr_init"] {
+        let defined = symbols.lines().any(|line| line.ends_with(&format!(" T {name}")));
+        assert!(!defined, "the server defines {name}: madsim is linked into it");
+    }
+}
