@@ -212,8 +212,11 @@ impl Core {
             RequestKind::Publish { .. } => false,
             RequestKind::Proposal { .. } | RequestKind::Renewed { .. } => !self.is_bound(),
         };
+        // A leader whose stream is known to be down would never get it, and what has been forwarded
+        // is never sent again: the client would wait in vain until its deadline.
+        let away = self.leader_is_away(group);
         let entry = self.groups.get_mut(&group).expect("requests name groups of this core");
-        if gated || entry.soft.leader.is_none() {
+        if gated || away || entry.soft.leader.is_none() {
             entry.parked.push_back(seq);
             return;
         }
@@ -223,6 +226,12 @@ impl Core {
             self.parked_bytes -= data.len();
             entry.outgoing.push(data);
         }
+    }
+
+    /// Whether the group's leader is another member, and the stream to it has broken.
+    fn leader_is_away(&self, group: GroupId) -> bool {
+        let leader = self.groups[&group].soft.leader;
+        leader != self.config.node && self.peers.get(&leader).is_some_and(|peer| !peer.up)
     }
 
     /// Client writes wait until this member's data directory and those of a quorum are bound to

@@ -133,6 +133,24 @@ fn no_acknowledged_write_is_lost_while_leaders_are_killed() {
 }
 
 #[test]
+fn a_write_through_a_follower_outlives_the_leader() {
+    let mut cluster = Cluster::start("forward", 3, &[]);
+    let addresses: Vec<String> = cluster.members.iter().map(|m| m.client()).collect();
+    runtime().block_on(async {
+        let clients: Vec<Client> = addresses.iter().map(|a| Client::new(a)).collect();
+        let leads = leader(&clients, |_| true).await.expect("a leader");
+        let follower = &clients[(leads + 1) % 3];
+        follower.put("f/before", "1").await.expect("a put with a leader");
+        cluster.members[leads].kill();
+        // The follower has noticed by now that the stream is gone; nobody has been elected yet.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let begun = Instant::now();
+        follower.put("f/after", "2").await.expect("the next leader takes the write");
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
 fn without_a_quorum_writes_fail_clearly_and_come_back_by_themselves() {
     let mut cluster = Cluster::start("quorum", 3, &[]);
     let runtime = runtime();
