@@ -1,0 +1,131 @@
+//! Identity: wiped disks, members of other clusters, and who may shake hands with whom.
+
+use crate::faults::Fault;
+use crate::member;
+use crate::plan::MS;
+use crate::safety::{Checked, Violation, broken, ensure};
+use crate::world::{Event, World};
+use quorate::io::mem_disk::MemDisk;
+use quorate::node::Action;
+use quorate::transport::Refusal;
+use quorate::types::Incarnation;
+
+impl World {
+    /// A member's disk is replaced by an empty one. Only when every other member has bound its
+    /// data directory, and only while a majority keeps its disks.
+    pub(super) fn wipe(&mut self, m: usize) -> Checked {
+        let gone = self.slots.iter().filter(|s| s.wiped).count();
+        if gone + 1 > (self.plan.members - 1) / 2 || self.slots[m].live.is_none() {
+            return Ok(());
+        }
+        let (node, incarnation) = (self.slots[m].node, self.slots[m].incarnation);
+        let known = (0..self.slots.len()).filter(|o| *o != m).all(|o| {
+            let slot = &self.slots[o];
+            slot.wiped || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
+        });
+        if !known {
+            return Ok(());
+        }
+        self.counters.fired(Fault::Wipe);
+        self.note(|| format!("{m} loses its disk"));
+        self.stop_process(m);
+        let seed = self.crashes.next_u64();
+        let slot = &mut self.slots[m];
+        slot.disk = MemDisk::new(seed);
+        slot.incarnation = Incarnation(seed | 1);
+        slot.wiped = true;
+        slot.sabotaged = None;
+        self.safety.on_wiped(node);
+        let at = self.now_us + 50 * MS;
+        self.plan_restart(m, at);
+        Ok(())
+    }
+
+    /// A member goes down, and a member of another cluster answers at its address and dials.
+    pub(super) fn foreign_peer(&mut self, m: usize, for_us: u64) -> Checked {
+        if self.slots[m].live.is_none() || self.slots[m].wiped {
+            return Ok(());
+        }
+        self.crash(m, for_us, Fault::ForeignPeer);
+        self.foreign.insert(m, self.now_us + for_us);
+        let up = self.up();
+        for other in up {
+            self.meet_foreign(other, m)?;
+        }
+        Ok(())
+    }
+
+    /// A member and the foreign one at `at` shake hands: both must refuse.
+    fn meet_foreign(&mut self, member: usize, at: usize) -> Checked {
+        let foreign = member::foreign_identity(self.slots[at].node);
+        let Some(live) = self.slots[member].live.as_ref() else { return Ok(()) };
+        let (here, there) = live.meet_foreign(&foreign);
+        self.trace.word(1 + at as u64);
+        ensure!(
+            here && there,
+            "foreign-heard",
+            "member {member} and a foreign one at {at}: refused by the member {here}, by the \
+             foreigner {there}"
+        );
+        self.counters.mattered(Fault::ForeignPeer);
+        Ok(())
+    }
+
+    /// Whether there is a connection, or one can be made.
+    pub fn connect(&mut self, from: usize, to: usize) -> Result<bool, Violation> {
+        let processes = (self.slots[from].process, self.slots[to].process);
+        if self.slots[to].live.is_some() && self.net.connected(from, to, processes) {
+            return Ok(true);
+        }
+        let pause = self.plan.tick_us;
+        if !self.net.open(from, to)
+            || !self.net.open(to, from)
+            || !self.net.may_dial(self.now_us, from, to, pause)
+        {
+            return Ok(false);
+        }
+        if self.foreign.contains_key(&to) {
+            self.meet_foreign(from, to)?;
+            return Ok(false);
+        }
+        if self.slots[to].live.is_none() || self.slots[to].paused_until_us > self.now_us {
+            return Ok(false);
+        }
+        let wiped = self.slots[from].wiped || self.slots[to].wiped;
+        let Some(mut dialer) = self.slots[from].live.take() else { return Ok(false) };
+        let verdicts = member::meet(&mut dialer, self.live(to));
+        self.slots[from].live = Some(dialer);
+        match verdicts {
+            (None, None) => {
+                if wiped {
+                    return broken("wiped-accepted", format!("{from} and {to} shake hands"));
+                }
+                self.net.connect(from, to, processes);
+                let (a, b) = (self.slots[from].node, self.slots[to].node);
+                for (m, peer) in [(from, b), (to, a)] {
+                    let p = self.slots[m].process;
+                    let action = Box::new(Action::PeerUp { peer });
+                    self.after(1, Event::Tell { m, p, action });
+                }
+                Ok(true)
+            }
+            (here, there) => {
+                if !wiped {
+                    return broken(
+                        "handshake-refused",
+                        format!("{from} refuses {to}: {here:?}; {to} refuses {from}: {there:?}"),
+                    );
+                }
+                self.counters.mattered(Fault::Wipe);
+                // A member that is told that its id belongs to another data directory stops.
+                for (m, why) in [(from, there), (to, here)] {
+                    if let Some(Refusal::IncarnationMismatch { .. }) = why {
+                        let p = self.slots[m].process;
+                        self.after(1, Event::Refused { m, p });
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The nemesis' hand: how each act is carried out, and what is demanded while it lasts.
+//!
+//! One file per kind of disturbance; each opens with what it may do and what must hold meanwhile.
+
+mod disk;
+mod identity;
+mod network;
+mod process;
+mod quorum;
+
+use crate::faults::Act;
+use crate::safety::Checked;
+use crate::world::{Event, World};
+use quorate::types::GroupId;
+
+/// A stretch of time with a promise of its own; the nemesis rests meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// As many members are down as the cluster must bear: service resumes and goes on.
+    Edge,
+    /// One more: nothing may be answered.
+    Loss,
+    /// They are back: service resumes.
+    Resume,
+}
+
+impl World {
+    pub fn disturb(&mut self) -> Checked {
+        if !self.acting {
+            return Ok(());
+        }
+        let plan = self.plan.clone();
+        let gap = self.nemesis.gap_us(&plan);
+        self.after(gap, Event::Nemesis);
+        let act = self.nemesis.next(&plan);
+        if self.phase.is_some() {
+            return Ok(());
+        }
+        let Some(act) = act else { return Ok(()) };
+        self.note(|| format!("nemesis: {act:?}"));
+        self.carry_out(act)
+    }
+
+    fn carry_out(&mut self, act: Act) -> Checked {
+        match act {
+            Act::Heal => self.net.heal(),
+            Act::Partition { side } => self.partition(side),
+            Act::OneWay { from, to } => self.cut_one_way(from, to),
+            Act::IsolateLeader => self.isolate_leader(),
+            Act::SlowLink { from, to } => self.slow_link(from, to),
+            Act::Crash { member, down_us } => {
+                self.crash(member, down_us, crate::faults::Fault::Crash);
+            }
+            Act::CrashInWrite { member, after_ops, down_us } => {
+                self.crash_in_write(member, after_ops, down_us);
+            }
+            Act::Pause { member, for_us } => self.pause(member, for_us),
+            Act::Transfer { to } => self.transfer_to(to),
+            Act::SlowDisk { member, for_us } => self.slow_disk(member, for_us),
+            Act::DiskError { member, down_us } => self.disk_error(member, down_us),
+            Act::QuorumEdge { down_us } => self.quorum_edge(down_us),
+            Act::QuorumLoss { down_us } => self.quorum_loss(down_us),
+            Act::Wipe { member } => return self.wipe(member),
+            Act::ForeignPeer { member, for_us } => return self.foreign_peer(member, for_us),
+        }
+        Ok(())
+    }
+
+    /// Who leads the group in the newest term, as the members see it.
+    pub fn leader_of(&self, group: GroupId) -> Option<usize> {
+        let leads = |m: &usize| {
+            let live = self.slots[*m].live.as_ref()?;
+            let said = live.said(group)?;
+            (said.is_leader && !self.slots[*m].wiped).then_some((said.term, *m))
+        };
+        (0..self.slots.len()).filter_map(|m| leads(&m)).max().map(|(_, m)| m)
+    }
+}

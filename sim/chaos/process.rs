@@ -1,0 +1,68 @@
+//! Processes: crashes, pauses, restarts, and leadership that is asked to move.
+
+use crate::faults::Fault;
+use crate::safety::Checked;
+use crate::world::{Condition, Event, World};
+use quorate::node::{Action, Token};
+use quorate::types::GroupId;
+
+impl World {
+    pub(super) fn pause(&mut self, member: usize, for_us: u64) {
+        if self.slots[member].live.is_some() {
+            self.counters.fired(Fault::Pause);
+            self.slots[member].paused_until_us = self.now_us + for_us;
+        }
+    }
+
+    pub(super) fn transfer_to(&mut self, to: usize) {
+        let group = GroupId(1 + self.crashes.below(self.plan.groups));
+        if let Some(leader) = self.leader_of(group)
+            && leader != to
+        {
+            self.counters.fired(Fault::Transfer);
+            self.transfer = Some((group, to));
+            let (p, to) = (self.slots[leader].process, self.slots[to].node);
+            let action = Box::new(Action::Transfer { group, token: Token(0), to });
+            self.after(1, Event::Tell { m: leader, p, action });
+        }
+    }
+
+    pub fn plan_restart(&mut self, m: usize, at_us: u64) {
+        let slot = &mut self.slots[m];
+        slot.restart_at_us = at_us;
+        if !slot.restart_due {
+            slot.restart_due = true;
+            self.at(at_us, Event::Restart { m });
+        }
+    }
+
+    pub(super) fn crash(&mut self, m: usize, down_us: u64, fault: Fault) {
+        if self.slots[m].live.is_none() {
+            return;
+        }
+        self.counters.fired(fault);
+        self.counters.mattered(fault);
+        self.crash_disk(m);
+        self.stop_process(m);
+        let at = self.now_us + down_us;
+        self.plan_restart(m, at);
+        self.note(|| format!("{m} crashes"));
+    }
+
+    pub fn restart(&mut self, m: usize) -> Checked {
+        self.slots[m].restart_due = false;
+        let slot = &self.slots[m];
+        if slot.live.is_some() || slot.condition == Condition::Gone {
+            return Ok(());
+        }
+        if slot.restart_at_us > self.now_us {
+            let at = slot.restart_at_us;
+            self.plan_restart(m, at);
+            return Ok(());
+        }
+        self.foreign.remove(&m);
+        self.restarts += 1;
+        self.trace.word(m as u64);
+        self.boot(m)
+    }
+}

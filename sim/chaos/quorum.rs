@@ -1,0 +1,115 @@
+//! Quorum loss: as many members down as the cluster must bear, and one more.
+
+use super::Phase;
+use crate::faults::Fault;
+use crate::plan::SECOND;
+use crate::safety::{Checked, ensure};
+use crate::world::{Condition, Event, World};
+use quorate::types::GroupId;
+
+impl World {
+    pub(super) fn quorum_edge(&mut self, down_us: u64) {
+        self.counters.fired(Fault::QuorumEdge);
+        let lost = (self.plan.members - 1) / 2;
+        self.begin_phase(Phase::Edge, lost, down_us);
+    }
+
+    pub(super) fn quorum_loss(&mut self, down_us: u64) {
+        self.counters.fired(Fault::QuorumLoss);
+        let lost = (self.plan.members - 1) / 2 + 1;
+        self.begin_phase(Phase::Loss, lost, down_us);
+        self.history.quorum_lost(self.now_us);
+    }
+
+    pub(super) fn begin_phase(&mut self, phase: Phase, lost: usize, down_us: u64) {
+        self.net.set_calm(true);
+        self.phase = Some(phase);
+        self.steady();
+        let gone = self.slots.iter().filter(|s| s.wiped).count();
+        let mut down = gone;
+        let first = self.crashes.below(self.slots.len() as u64) as usize;
+        let for_us = self.phase_us(phase, down_us);
+        for i in 0..self.slots.len() {
+            let m = (first + i) % self.slots.len();
+            if self.slots[m].wiped {
+                continue;
+            }
+            if down < lost {
+                down += 1;
+                let fault =
+                    if phase == Phase::Edge { Fault::QuorumEdge } else { Fault::QuorumLoss };
+                self.counters.mattered(fault);
+                if self.slots[m].live.is_some() {
+                    self.crash_disk(m);
+                    self.stop_process(m);
+                }
+                // Down until the phase is over.
+                let at = self.now_us + for_us + 1;
+                self.plan_restart(m, at);
+            } else if self.slots[m].live.is_none() {
+                let at = self.now_us;
+                self.slots[m].restart_at_us = at;
+                self.at(at, Event::Restart { m });
+            }
+        }
+        self.start_phase_clock(for_us);
+    }
+
+    fn phase_us(&self, phase: Phase, down_us: u64) -> u64 {
+        // Ten election timeouts to serve again, and one call's timeout for a client that is still
+        // waiting for a dead member.
+        let serve = self.plan.election_us() * 10 + self.plan.timeout_us + SECOND;
+        if phase == Phase::Loss { down_us } else { serve }
+    }
+
+    fn start_phase_clock(&mut self, for_us: u64) {
+        self.phase_began_us = self.now_us;
+        self.phase_acks.clear();
+        self.after(for_us, Event::EndOfPhase);
+    }
+
+    /// Takes back what would keep a healthy member from serving.
+    pub fn steady(&mut self) {
+        let now = self.now_us;
+        for slot in &mut self.slots {
+            slot.paused_until_us = slot.paused_until_us.min(now);
+            slot.slow_until_us = 0;
+            if slot.sabotaged.is_some() && !slot.disk.is_off() {
+                slot.sabotaged = None;
+                slot.disk.clear_faults();
+                slot.disk.clear_crash_after();
+            }
+        }
+    }
+
+    pub fn end_phase(&mut self) -> Checked {
+        let Some(phase) = self.phase.take() else { return Ok(()) };
+        let acks = self.phase_acks.clone();
+        self.note(|| format!("phase {phase:?} ends, answered {acks:?}"));
+        if phase == Phase::Loss {
+            self.history.quorum_back();
+            if self.acting {
+                self.phase = Some(Phase::Resume);
+                for m in 0..self.slots.len() {
+                    if self.slots[m].condition == Condition::Down {
+                        let at = self.now_us;
+                        self.plan_restart(m, at);
+                    }
+                }
+                let for_us = self.phase_us(Phase::Resume, 0);
+                self.start_phase_clock(for_us);
+            }
+            return Ok(());
+        }
+        for g in 1..=self.plan.groups {
+            ensure!(
+                self.phase_acks.get(&GroupId(g)).is_some_and(|n| *n > 0),
+                "no-service",
+                "group {g} has answered nothing that began within ten election timeouts although \
+                 a quorum is up and connected ({phase:?})"
+            );
+        }
+        self.net.set_calm(false);
+        Ok(())
+    }
+}

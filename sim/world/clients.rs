@@ -1,0 +1,161 @@
+//! Calls, from a client's decision to the answer that it hears.
+
+use super::World;
+use super::event::Event;
+use super::slot::Condition;
+use crate::history::{Answer, Call, CallId};
+use crate::safety::Checked;
+use quorate::node::{Action, Answer as CoreAnswer, Token};
+use quorate::types::{ApiError, GroupId};
+use std::rc::Rc;
+
+impl World {
+    pub(super) fn ask(&mut self, c: usize) {
+        if self.quiet {
+            return;
+        }
+        let plan = self.plan.clone();
+        let (group, call) = self.clients[c].next_call(&plan);
+        self.start_call(c, group, call);
+    }
+
+    pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
+        let m = self.clients[c].member;
+        let id = self.history.begin(self.now_us, group, call.clone());
+        self.callers.insert(id, c);
+        if !call.is_serializable() {
+            self.call_began.insert(id, self.now_us);
+        }
+        self.clients[c].open = Some((id, group.0));
+        self.trace
+            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+        self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
+        let slot = &self.slots[m];
+        if slot.live.is_none() || slot.condition != Condition::Up {
+            self.after(300, Event::GiveUp { c, call: id });
+            return;
+        }
+        let p = slot.process;
+        let delay = self.travel.between(20, 800);
+        self.after(delay, Event::Request { m, p, call: id, group, what: Rc::new(call) });
+    }
+
+    pub(super) fn request(
+        &mut self,
+        m: usize,
+        call: CallId,
+        group: GroupId,
+        what: &Rc<Call>,
+    ) -> Checked {
+        self.trace.word(call);
+        let token = Token(call);
+        match &**what {
+            Call::Write(command) => {
+                self.act(m, Action::Propose { group, token, command: command.clone() })
+            }
+            Call::KeepAlive(lease) => {
+                self.act(m, Action::KeepAlive { group, token, lease: *lease })
+            }
+            read if read.is_serializable() => self.read_now(m, call, group, what),
+            _ => {
+                self.slots[m].reads.insert(call, (group, what.clone()));
+                self.act(m, Action::Read { group, token })
+            }
+        }
+    }
+
+    /// Reads the member's own newest state.
+    fn read_now(&mut self, m: usize, call: CallId, group: GroupId, what: &Call) -> Checked {
+        match self.live(m).read(group, what) {
+            Ok(answer) => self.answer(call, answer),
+            Err(error) => return self.storage_error(m, "read", &error),
+        }
+        Ok(())
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        m: usize,
+        token: Token,
+        result: Result<CoreAnswer, ApiError>,
+    ) -> Checked {
+        let call = token.0;
+        let read = self.slots[m].reads.remove(&call);
+        match (result, read) {
+            (Ok(CoreAnswer::Barrier { .. }), Some((group, what))) => {
+                return self.read_now(m, call, group, &what);
+            }
+            (Ok(CoreAnswer::Applied { reply, revision, index, .. }), _) => {
+                let spoil = std::mem::take(&mut self.spoil);
+                let revision = revision + i64::from(spoil);
+                self.answer(call, Answer::Wrote { reply: Ok(reply), revision, index });
+            }
+            (Ok(CoreAnswer::KeptAlive { ttl_seconds }), _) => {
+                self.answer(call, Answer::KeptAlive { ttl_seconds });
+            }
+            (Ok(other), _) => self.note(|| format!("{m} answers call {call}: {other:?}")),
+            (Err(error), _) => {
+                let never = crate::member::is_never(&error);
+                self.answer(call, Answer::Failed { error, never });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
+        let Some(&c) = self.callers.get(&call) else { return };
+        let delay = self.travel.between(20, 800);
+        self.after(delay, Event::Reply { c, call, answer: Box::new(answer) });
+    }
+
+    pub(super) fn reply(&mut self, c: usize, call: CallId, answer: Answer) -> Checked {
+        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
+            return Ok(());
+        }
+        self.trace.word(call);
+        self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
+        let (_, group) = self.clients[c].open.take().expect("just looked");
+        let group = GroupId(group);
+        let began = self.call_began.remove(&call);
+        if !matches!(answer, Answer::Failed { .. })
+            && began.is_some_and(|at| at >= self.phase_began_us)
+        {
+            *self.phase_acks.entry(group).or_default() += 1;
+        }
+        self.clients[c].heard(group, &answer);
+        if matches!(answer, Answer::Failed { .. }) {
+            let members = self.plan.members;
+            self.clients[c].move_on(members);
+        }
+        self.history.end(self.now_us, call, answer)?;
+        self.ask_later(c);
+        Ok(())
+    }
+
+    pub(super) fn give_up(&mut self, c: usize, call: CallId) -> Checked {
+        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
+            return Ok(());
+        }
+        self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
+        self.clients[c].open = None;
+        self.history.abandon(call);
+        self.call_began.remove(&call);
+        let m = self.clients[c].member;
+        let members = self.plan.members;
+        self.clients[c].move_on(members);
+        self.ask_later(c);
+        if self.slots[m].live.is_some() {
+            self.slots[m].reads.remove(&call);
+            let p = self.slots[m].process;
+            let action = Box::new(Action::Cancel { token: Token(call) });
+            self.after(100, Event::Tell { m, p, action });
+        }
+        Ok(())
+    }
+
+    fn ask_later(&mut self, c: usize) {
+        let plan = self.plan.clone();
+        let think = self.clients[c].think_us(&plan);
+        self.after(think, Event::Ask { c });
+    }
+}

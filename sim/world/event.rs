@@ -1,0 +1,122 @@
+//! What can happen, and when: the items of the heap.
+
+use crate::faults::Fault;
+use crate::history::{Answer, Call, CallId};
+use crate::member::Work;
+use quorate::multiraft::NodeMessage;
+use quorate::node::Action;
+use quorate::types::{GroupId, Incarnation, NodeId};
+use std::rc::Rc;
+
+/// One life of one member's process.
+pub type Process = u64;
+
+pub enum Event {
+    Tick {
+        m: usize,
+        p: Process,
+    },
+    Arrive {
+        from: usize,
+        to: usize,
+        receiver: Process,
+        copy: Option<Fault>,
+        /// The data directory of the process that sent it, and whether that is a wiped one.
+        sender: (Incarnation, bool),
+        what: Rc<NodeMessage>,
+    },
+    /// The next piece of work of one of the member's lanes.
+    Work {
+        m: usize,
+        p: Process,
+        work: Work,
+    },
+    /// Something the core is to be told, after a moment.
+    Tell {
+        m: usize,
+        p: Process,
+        action: Box<Action>,
+    },
+    /// A peer has told the member that it is not who it says.
+    Refused {
+        m: usize,
+        p: Process,
+    },
+    /// A piece of a snapshot leaves.
+    Bulk {
+        m: usize,
+        p: Process,
+        to: NodeId,
+        message: Box<NodeMessage>,
+    },
+    /// A client begins its next call.
+    Ask {
+        c: usize,
+    },
+    /// A call reaches its member.
+    Request {
+        m: usize,
+        p: Process,
+        call: CallId,
+        group: GroupId,
+        what: Rc<Call>,
+    },
+    Reply {
+        c: usize,
+        call: CallId,
+        answer: Box<Answer>,
+    },
+    GiveUp {
+        c: usize,
+        call: CallId,
+    },
+    Nemesis,
+    Restart {
+        m: usize,
+    },
+    EndOfPhase,
+}
+
+pub(super) struct Item {
+    pub at_us: u64,
+    pub seq: u64,
+    pub event: Event,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Item) -> bool {
+        (self.at_us, self.seq) == (other.at_us, other.seq)
+    }
+}
+impl Eq for Item {}
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Item) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Item {
+    fn cmp(&self, other: &Item) -> std::cmp::Ordering {
+        (self.at_us, self.seq).cmp(&(other.at_us, other.seq))
+    }
+}
+
+impl Event {
+    /// A number for the trace, and the process without which the event is void.
+    pub(super) fn place(&self) -> (u64, Option<(usize, Process)>) {
+        match self {
+            Event::Tick { m, p } => (1, Some((*m, *p))),
+            Event::Arrive { .. } => (2, None),
+            Event::Work { m, p, work } => (16 + *work as u64, Some((*m, *p))),
+            Event::Tell { m, p, .. } => (3, Some((*m, *p))),
+            Event::Ask { .. } => (4, None),
+            Event::Refused { m, p } => (12, Some((*m, *p))),
+            Event::Bulk { m, p, .. } => (11, Some((*m, *p))),
+            Event::Request { m, p, .. } => (5, Some((*m, *p))),
+            Event::Reply { .. } => (6, None),
+            Event::GiveUp { .. } => (7, None),
+            Event::Nemesis => (8, None),
+            Event::Restart { .. } => (9, None),
+            Event::EndOfPhase => (10, None),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Members: start, end, one turn, and what a turn wants done.
+
+use super::World;
+use super::event::Event;
+use super::slot::Condition;
+use crate::faults::Fault;
+use crate::member::{Live, Work};
+use crate::plan::MS;
+use crate::safety::{Checked, broken, ensure};
+use quorate::codec::command::decode_proposal;
+use quorate::node::{Action, BootError, Output, StopReason};
+use quorate::raft::Role;
+use quorate::types::{EntryKind, GroupId, NodeId, StorageError};
+use quorate::wal::Record;
+
+impl World {
+    pub fn live(&mut self, m: usize) -> &mut Live {
+        self.slots[m].live.as_mut().expect("the member is up")
+    }
+    pub fn up(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|m| self.slots[*m].condition == Condition::Up).collect()
+    }
+    pub fn index_of(&self, node: NodeId) -> Option<usize> {
+        self.slots.iter().position(|s| s.node == node)
+    }
+
+    /// Starts the member's process on whatever its disk holds.
+    pub fn boot(&mut self, m: usize) -> Checked {
+        self.processes += 1;
+        let process = self.processes;
+        let peers: Vec<NodeId> = self.slots.iter().map(|s| s.node).collect();
+        let slot = &mut self.slots[m];
+        slot.process = process;
+        slot.born_us = self.now_us;
+        slot.paused_until_us = 0;
+        slot.reads.clear();
+        let booted =
+            Live::boot(&self.plan, slot.node, &peers, slot.incarnation, &slot.disk, process);
+        let (live, found) = match booted {
+            Ok(booted) => booted,
+            Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
+            Err(error) => return broken("boot", format!("member {m}: {error}")),
+        };
+        let (node, wiped) = (slot.node, slot.wiped);
+        slot.live = Some(live);
+        slot.condition = Condition::Up;
+        self.note(|| format!("{m} boots as process {process}"));
+        self.trace.word(process);
+        let (there, durable) = (self.live(m).applier.store().checkpoint(), found.checkpoint);
+        ensure!(
+            durable == Ok(there),
+            "recovered-not-durable",
+            "member {m} starts with checkpoint {there}; a power failure would leave {durable:?}"
+        );
+        let found = found.logs;
+        for (group, log) in &found {
+            let Some(said) = self.live(m).said(*group) else { continue };
+            ensure!(
+                (said.last, said.term, said.vote) == (log.last(), log.hard.term, log.hard.vote),
+                "recovered-not-durable",
+                "member {m} group {group} starts with {said:?}; a power failure would leave the \
+                 log to {} and {:?}",
+                log.last(),
+                log.hard
+            );
+        }
+        if !wiped {
+            self.safety.on_recovered(node, found)?;
+        }
+        self.after(1 + (process * 7_919) % self.plan.tick_us, Event::Tick { m, p: process });
+        self.end_turn(m)
+    }
+
+    /// Ends the member's process. What its disk keeps is the caller's business.
+    pub fn stop_process(&mut self, m: usize) {
+        let slot = &mut self.slots[m];
+        slot.live = None;
+        slot.condition = Condition::Down;
+        slot.process = 0;
+        slot.reads.clear();
+        // Whoever is connected learns of it, unless the link is cut.
+        let node = slot.node;
+        for other in 0..self.slots.len() {
+            if other != m && self.slots[other].live.is_some() && self.net.open(m, other) {
+                let p = self.slots[other].process;
+                let action = Box::new(Action::PeerDown { peer: node });
+                self.after(500, Event::Tell { m: other, p, action });
+            }
+        }
+        // Clients lose their connection.
+        for c in 0..self.clients.len() {
+            if let Some((call, _)) = self.clients[c].open
+                && self.clients[c].member == m
+            {
+                self.after(300, Event::GiveUp { c, call });
+            }
+        }
+    }
+
+    /// Hands the core one action. What it wants is done at the end of its turn: at once, or a
+    /// moment later together with what else comes in until then.
+    pub fn act(&mut self, m: usize, action: Action) -> Checked {
+        let turn_us = self.plan.turn_us;
+        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+        let live = self.live(m);
+        live.handle(now_ms, action);
+        if turn_us == 0 {
+            return self.end_turn(m);
+        }
+        if !live.turn_due {
+            live.turn_due = true;
+            let p = self.slots[m].process;
+            self.after(turn_us, Event::Work { m, p, work: Work::Turn });
+        }
+        Ok(())
+    }
+
+    pub fn end_turn(&mut self, m: usize) -> Checked {
+        let output = self.live(m).end_turn();
+        self.perform(m, output)?;
+        self.inspect(m)
+    }
+
+    fn inspect(&mut self, m: usize) -> Checked {
+        let slot = &self.slots[m];
+        let Some(live) = &slot.live else { return Ok(()) };
+        ensure!(
+            live.waiting() < 20_000,
+            "unbounded",
+            "member {m} has {} requests and jobs waiting",
+            live.waiting()
+        );
+        if slot.wiped {
+            return Ok(());
+        }
+        for g in 1..=self.plan.groups {
+            if let Some(said) = live.said(GroupId(g)) {
+                self.safety.on_status(slot.process, slot.node, GroupId(g), &said)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn perform(&mut self, m: usize, output: Output) -> Checked {
+        let node = self.slots[m].node;
+        let p = self.slots[m].process;
+        for (to, message) in output.frames {
+            self.send(m, to, message)?;
+        }
+        if let Some(batch) = output.wal {
+            for record in &batch.batch.records {
+                if let Record::Append { group, entries } = record {
+                    self.safety.on_append(node, *group, entries)?;
+                }
+            }
+            self.live(m).wal_batch = Some(batch);
+            let delay = self.disk_us(m, self.plan.write_us);
+            self.after(delay, Event::Work { m, p, work: Work::WalWrite });
+        }
+        for job in output.applies {
+            let fresh = if self.slots[m].wiped {
+                return broken("wiped-applies", format!("{node} was wiped and applies entries"));
+            } else {
+                self.safety.on_apply(node, job.group, &job.entries)?
+            };
+            for entry in fresh {
+                let proposal = match entry.kind {
+                    EntryKind::Command => decode_proposal(&entry.data).ok(),
+                    _ => None,
+                };
+                self.trace.word(entry.index.0);
+                self.history.commit(self.now_us, job.group, entry, proposal)?;
+            }
+            self.live(m).jobs.push_back(crate::member::Job::Apply(job));
+        }
+        for (group, to) in output.pins {
+            self.live(m).jobs.push_back(crate::member::Job::Pin(group, to));
+        }
+        for read in output.log_reads {
+            self.live(m).log_reads.push_back(read);
+            let delay = self.disk_us(m, self.plan.write_us);
+            self.after(delay, Event::Work { m, p, work: Work::LogRead });
+        }
+        for (to, fetch) in output.serve {
+            self.live(m).fetches.push_back((to, fetch));
+            let delay = self.disk_us(m, self.plan.write_us);
+            self.after(delay, Event::Work { m, p, work: Work::Serve });
+        }
+        for step in output.installs {
+            self.live(m).installs.push_back(step);
+            let delay = self.disk_us(m, self.plan.write_us);
+            self.after(delay, Event::Work { m, p, work: Work::Install });
+        }
+        for (token, result) in output.answers {
+            self.answered(m, token, result)?;
+        }
+        for (group, note) in output.notes {
+            self.trace.note(self.now_us, || format!("{m} group {group}: {note:?}"));
+        }
+        for soft in output.roles {
+            if soft.role == Role::Leader && self.transfer == Some((soft.group, m)) {
+                self.transfer = None;
+                self.counters.mattered(Fault::Transfer);
+            }
+            self.trace.note(self.now_us, || {
+                format!(
+                    "{m} group {}: {:?} in term {}, leader {}",
+                    soft.group, soft.role, soft.term, soft.leader
+                )
+            });
+        }
+        if let Some(root) = output.root {
+            self.live(m).follow_root(&root);
+        }
+        for (peer, refusal) in output.refusals {
+            self.note(|| format!("{m} refuses {peer}: {refusal:?}"));
+        }
+        self.kick(m);
+        if let Some(reason) = output.stop {
+            self.stopped(m, reason)?;
+        }
+        Ok(())
+    }
+
+    /// A member wants to end of its own accord.
+    pub(super) fn stopped(&mut self, m: usize, reason: StopReason) -> Checked {
+        let wiped = self.slots[m].wiped;
+        self.note(|| format!("{m} stops: {reason:?}"));
+        ensure!(
+            wiped && reason == StopReason::IncarnationRefused,
+            "unwanted-stop",
+            "member {m} stops by itself: {reason:?}"
+        );
+        self.counters.mattered(Fault::Wipe);
+        self.stop_process(m);
+        self.slots[m].condition = Condition::Gone;
+        Ok(())
+    }
+
+    /// What an operation costs on this member's disk now.
+    pub fn disk_us(&mut self, m: usize, base_us: u64) -> u64 {
+        let slow = self.slots[m].slow_until_us > self.now_us;
+        if slow {
+            self.counters.mattered(Fault::SlowDisk);
+        }
+        let spread = 1 + self.travel.below(base_us.max(1));
+        if slow { spread * 30 + 20 * MS } else { spread }
+    }
+
+    /// Starts the next job of the apply lane and of the background, if they are idle.
+    pub fn kick(&mut self, m: usize) {
+        let p = self.slots[m].process;
+        let (apply_us, sync_us) = (self.plan.apply_us, self.plan.sync_us);
+        let Some(live) = self.slots[m].live.as_mut() else { return };
+        let apply = !live.applying && !live.jobs.is_empty();
+        live.applying |= apply;
+        let background = !live.in_background && live.has_background_work();
+        live.in_background |= background;
+        if apply {
+            let delay = 1 + self.travel.below(apply_us);
+            self.after(delay, Event::Work { m, p, work: Work::Apply });
+        }
+        if background {
+            let delay = self.disk_us(m, sync_us);
+            self.after(delay, Event::Work { m, p, work: Work::Background });
+        }
+    }
+
+    /// A disk or a file has failed the member: it must stop. Whether that was meant to happen is
+    /// known here.
+    pub fn storage_error(&mut self, m: usize, doing: &str, error: &StorageError) -> Checked {
+        let slot = &mut self.slots[m];
+        let Some(fault) = slot.sabotaged.take() else {
+            return broken("storage-error", format!("member {m}, {doing}: {error}"));
+        };
+        self.counters.mattered(fault);
+        self.note(|| format!("{m} stops while at {doing}: {error}"));
+        self.slots[m].disk.clear_faults();
+        // Either the machine goes down as well, or only the process ends and the system's cache
+        // stays, with whatever a failed sync has left in it. (The store does not bear the latter
+        // yet: SIMULATION.md, "Known gaps".)
+        let in_store = error.to_string().contains("snap/db");
+        match (fault, self.crashes.chance(1, 2)) {
+            (Fault::DiskError, _) if in_store => self.slots[m].disk.crash(),
+            (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
+            _ => self.crash_disk(m),
+        }
+        self.stop_process(m);
+        let at = self.slots[m].restart_at_us.max(self.now_us + MS);
+        self.plan_restart(m, at);
+        Ok(())
+    }
+}

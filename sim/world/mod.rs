@@ -1,0 +1,251 @@
+//! The loop: one heap of events, one clock, whole members.
+//!
+//! Every thing that takes time in production is an event of its own here: a message's arrival, a
+//! WAL write, its sync, an apply job, one step of a checkpoint, a compaction or a snapshot. Between
+//! any two of them a member can crash, and everything it had not synced is then in doubt. The
+//! clock moves only between events; nothing else is allowed to know the time.
+
+mod clients;
+mod event;
+mod members;
+mod messages;
+mod slot;
+
+pub use event::{Event, Process};
+pub use slot::{Condition, Slot};
+
+use crate::faults::{Counters, Fault, Nemesis};
+use crate::history::{CallId, History};
+use crate::net::Net;
+use crate::plan::{MS, Plan};
+use crate::runner::{self, Outcome};
+use crate::safety::{Checked, Safety, Violation};
+use crate::trace::Trace;
+use crate::workload::Client;
+use event::Item;
+use quorate::node::{Action, StopReason};
+use quorate::types::GroupId;
+use quorate::types::prng::Prng;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+pub struct World {
+    pub plan: Rc<Plan>,
+    pub now_us: u64,
+    seq: u64,
+    queue: BinaryHeap<Reverse<Item>>,
+    pub slots: Vec<Slot>,
+    pub net: Net,
+    pub history: History,
+    pub safety: Safety,
+    pub clients: Vec<Client>,
+    pub nemesis: Nemesis,
+    pub counters: Counters,
+    pub trace: Trace,
+    pub travel: Prng,
+    pub crashes: Prng,
+    pub processes: Process,
+    pub restarts: u64,
+    pub snapshots: u64,
+    /// Which call belongs to which client.
+    callers: BTreeMap<CallId, usize>,
+    /// Answered calls per group since the phase began that had begun in it.
+    pub phase_began_us: u64,
+    pub phase_acks: BTreeMap<GroupId, u64>,
+    pub phase: Option<crate::chaos::Phase>,
+    call_began: BTreeMap<CallId, u64>,
+    /// Member addresses at which somebody else answers, and until when.
+    pub foreign: BTreeMap<usize, u64>,
+    /// The newest leadership that was asked to move, and where to.
+    pub transfer: Option<(GroupId, usize)>,
+    pub acting: bool,
+    /// Clients begin no further calls.
+    pub quiet: bool,
+    /// The canary: the next successful write's revision is changed on its way to the client.
+    spoil: bool,
+}
+
+/// Plays one seed to its end.
+pub fn play(plan: Plan, verbose: bool) -> Outcome {
+    play_world(World::new(plan, verbose))
+}
+
+/// Plays a seed with one reply spoilt on its way.
+pub fn play_spoilt(plan: Plan) -> Outcome {
+    let mut world = World::new(plan, false);
+    world.spoil = true;
+    play_world(world)
+}
+
+fn play_world(mut world: World) -> Outcome {
+    let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match end {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(violation),
+        Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
+    };
+    Outcome {
+        trace: world.trace.hash(),
+        events: world.trace.events(),
+        virtual_us: world.now_us,
+        acked: world.history.acked(),
+        elections: world.safety.elections,
+        restarts: world.restarts,
+        snapshots: world.snapshots,
+        faults: world.counters.clone(),
+        violation,
+        lines: world.trace.take_lines(),
+    }
+}
+
+impl World {
+    pub fn new(plan: Plan, verbose: bool) -> World {
+        let plan = Rc::new(plan);
+        let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
+        let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
+        World {
+            now_us: 0,
+            seq: 0,
+            queue: BinaryHeap::new(),
+            slots,
+            net: Net::new(&plan),
+            history: History::new(plan.groups),
+            safety: Safety::new(plan.quorum(), plan.groups),
+            clients,
+            nemesis: Nemesis::new(&plan),
+            counters: Counters::default(),
+            trace: Trace::new(verbose),
+            travel: Prng::stream(plan.seed, "client-travel"),
+            crashes: Prng::stream(plan.seed, "crashes"),
+            processes: 0,
+            restarts: 0,
+            snapshots: 0,
+            callers: BTreeMap::new(),
+            phase_began_us: 0,
+            phase_acks: BTreeMap::new(),
+            phase: None,
+            call_began: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            transfer: None,
+            acting: false,
+            quiet: false,
+            spoil: false,
+            plan,
+        }
+    }
+
+    pub fn at(&mut self, at_us: u64, event: Event) {
+        self.seq += 1;
+        self.queue.push(Reverse(Item { at_us: at_us.max(self.now_us), seq: self.seq, event }));
+    }
+    pub fn after(&mut self, delay_us: u64, event: Event) {
+        self.at(self.now_us + delay_us, event);
+    }
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        self.trace.note(self.now_us, line);
+    }
+
+    fn advance(&mut self, to_us: u64) {
+        if to_us > self.now_us {
+            madsim::time::advance(Duration::from_micros(to_us - self.now_us));
+            self.now_us = to_us;
+        }
+    }
+
+    fn run(&mut self) -> Checked {
+        for m in 0..self.plan.members {
+            self.boot(m)?;
+        }
+        for c in 0..self.clients.len() {
+            let think = self.clients[c].think_us(&self.plan);
+            self.after(think, Event::Ask { c });
+        }
+        // The cluster first comes to life undisturbed, so that its members know each other's data
+        // directories; disturbances of that are seeds' whose first fault comes early.
+        let gap = self.nemesis.gap_us(&self.plan);
+        self.after(self.plan.election_us() * 3 + gap, Event::Nemesis);
+        self.acting = true;
+        self.run_until(self.plan.chaos_us)?;
+        self.acting = false;
+        self.finale()
+    }
+
+    /// Plays events up to a point in time.
+    pub fn run_until(&mut self, end_us: u64) -> Checked {
+        while self.queue.peek().is_some_and(|i| i.0.at_us <= end_us) {
+            self.next_event()?;
+        }
+        self.advance(end_us);
+        Ok(())
+    }
+
+    /// Plays events until `done` says so; false when the time runs out first.
+    pub fn run_to(
+        &mut self,
+        end_us: u64,
+        mut done: impl FnMut(&World) -> bool,
+    ) -> Result<bool, Violation> {
+        while !done(self) {
+            if self.queue.peek().is_none_or(|i| i.0.at_us > end_us) {
+                self.advance(end_us);
+                return Ok(done(self));
+            }
+            self.next_event()?;
+        }
+        Ok(true)
+    }
+
+    fn next_event(&mut self) -> Checked {
+        let Some(Reverse(item)) = self.queue.pop() else { return Ok(()) };
+        self.advance(item.at_us);
+        let (kind, target) = item.event.place();
+        if let Some((m, p)) = target {
+            let slot = &self.slots[m];
+            if slot.process != p || slot.live.is_none() {
+                return Ok(());
+            }
+            if slot.paused_until_us > self.now_us {
+                self.counters.mattered(Fault::Pause);
+                let until = slot.paused_until_us;
+                self.at(until, item.event);
+                return Ok(());
+            }
+        }
+        self.trace.event(self.now_us, kind);
+        self.event(item.event)
+    }
+
+    fn event(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Tick { m, p } => {
+                self.trace.word(m as u64);
+                self.after(self.plan.tick_us, Event::Tick { m, p });
+                let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+                self.act(m, Action::Tick { now_ms })
+            }
+            Event::Arrive { from, to, copy, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, sender, &what)
+            }
+            Event::Work { m, work, .. } => self.work(m, work),
+            Event::Tell { m, action, .. } => {
+                self.trace.word(m as u64);
+                self.act(m, *action)
+            }
+            Event::Refused { m, .. } => self.stopped(m, StopReason::IncarnationRefused),
+            Event::Bulk { m, to, message, .. } => self.send(m, to, *message),
+            Event::Ask { c } => {
+                self.ask(c);
+                Ok(())
+            }
+            Event::Request { m, call, group, what, .. } => self.request(m, call, group, &what),
+            Event::Reply { c, call, answer } => self.reply(c, call, *answer),
+            Event::GiveUp { c, call } => self.give_up(c, call),
+            Event::Nemesis => self.disturb(),
+            Event::Restart { m } => self.restart(m),
+            Event::EndOfPhase => self.end_phase(),
+        }
+    }
+}
