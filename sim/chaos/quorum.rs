@@ -71,14 +71,21 @@ impl World {
     /// Takes back what would keep a healthy member from serving.
     pub fn steady(&mut self) {
         let now = self.now_us;
+        self.frozen_until_us = self.frozen_until_us.min(now);
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
+            slot.stalled_until_us = slot.stalled_until_us.min(now);
+            slot.stall_us = None;
+            slot.starved_until_us = 0;
             slot.slow_until_us = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();
                 slot.disk.clear_crash_after();
             }
+        }
+        for m in 0..self.slots.len() {
+            self.wake(m);
         }
     }
 
