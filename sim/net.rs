@@ -20,6 +20,9 @@ use quorate::types::{GroupId, MessageBody};
 use session::Sessions;
 use sift::{Class, OutboxBounds, Waiting};
 
+/// No message is held up longer by the heavy tail.
+const HEAVY_US_MAX: u64 = 2 * SECOND;
+
 /// What holds a link up: everything sent over it waits until then, as far as there is room.
 #[derive(Clone, Copy, Debug)]
 struct Clog {
@@ -191,13 +194,13 @@ impl Net {
         let base = delay.min_us + skewed;
         // A slow link is slow for everything; the tail does not grow with it, or it would keep a
         // stream busy long after the healing.
-        let base = if slow { base * 20 + 50 * MS } else { base };
-        let base = if self.heavy_tail && !self.calm {
+        let heavy = if self.heavy_tail && !self.calm {
             // Half take no longer, a quarter twice, an eighth four times as long, and so on.
-            base << self.delays.next_u64().leading_zeros().min(9)
+            (base << self.delays.next_u64().leading_zeros().min(9)).min(HEAVY_US_MAX)
         } else {
-            base
+            0
         };
+        let base = if slow { base * 20 + 50 * MS } else { base }.max(heavy);
         if tail { base + self.delays.below(delay.tail_us) } else { base }
     }
 
