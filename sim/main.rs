@@ -20,6 +20,7 @@ mod net;
 mod plan;
 mod runner;
 mod safety;
+mod swarm;
 mod trace;
 mod workload;
 mod world;
