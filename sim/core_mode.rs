@@ -11,7 +11,7 @@
 
 use crate::faults::Fault;
 use crate::safety::{Checked, broken};
-use crate::world::{Condition, Event, World};
+use crate::world::{Event, World};
 use quorate::types::GroupId;
 use quorate::types::prng::Prng;
 
@@ -26,17 +26,27 @@ impl World {
             return Ok(());
         }
         let mut rng = Prng::stream(self.plan.seed, "core-mode");
-        let mut whole: Vec<(u64, usize)> = (0..self.slots.len())
-            .filter(|m| !self.slots[*m].wiped && self.slots[*m].condition != Condition::Gone)
+        let mut away = self.lost_for_ever();
+        let mut order: Vec<(u64, usize)> = (0..self.slots.len())
+            .filter(|m| !away.contains(&self.slots[*m].node))
             .map(|m| (rng.next_u64(), m))
             .collect();
-        whole.sort_unstable();
-        let quorum = self.plan.quorum();
-        if whole.len() <= quorum {
+        order.sort_unstable();
+        let (mut core, mut rest) = (Vec::new(), Vec::new());
+        for (_, m) in order {
+            let node = self.slots[m].node;
+            away.insert(node);
+            if self.bears(&away) {
+                rest.push(m);
+            } else {
+                away.remove(&node);
+                core.push(m);
+            }
+        }
+        if rest.is_empty() || core.is_empty() {
             return Ok(());
         }
-        let members: Vec<usize> = whole.into_iter().map(|(_, m)| m).collect();
-        let (core, rest) = members.split_at(quorum);
+        let (core, rest) = (&core, &rest);
         self.note(|| format!("the core {core:?} heals, {rest:?} stay broken for ever"));
         self.heal_all()?;
         let mut may_lead = false;

@@ -14,6 +14,7 @@ pub use session::SILENCE_US;
 
 use crate::faults::{Counters, Fault};
 use crate::plan::{Delay, MS, Plan, SECOND};
+use crate::world::SLOTS_MAX;
 use quorate::multiraft::NodeMessage;
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, MessageBody};
@@ -65,7 +66,6 @@ impl Link {
 }
 
 pub struct Net {
-    members: usize,
     links: Vec<Link>,
     sessions: Sessions,
     delay: Delay,
@@ -110,8 +110,7 @@ impl Net {
             if plan.on(fault) { drawn } else { 0 }
         };
         Net {
-            members: plan.members,
-            links: vec![Link::default(); plan.members * plan.members],
+            links: vec![Link::default(); SLOTS_MAX * SLOTS_MAX],
             sessions: Sessions::default(),
             delay: plan.delay,
             heavy_tail: plan.on(Fault::HeavyTail),
@@ -129,7 +128,8 @@ impl Net {
     }
 
     fn at(&self, from: usize, to: usize) -> usize {
-        from * self.members + to
+        debug_assert!(from < SLOTS_MAX && to < SLOTS_MAX, "a slot without links");
+        from * SLOTS_MAX + to
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
@@ -168,11 +168,11 @@ impl Net {
             link.slow = false;
             // What was held up is lost with its connection: waiting for it would hold up the rest.
             if let Some(clog) = link.clogged {
-                let (from, to) = (at / self.members, at % self.members);
+                let (from, to) = (at / SLOTS_MAX, at % SLOTS_MAX);
                 self.reset(from, to, clog.why);
             }
         }
-        for member in 0..self.members {
+        for member in 0..SLOTS_MAX {
             self.reborn(member);
         }
     }

@@ -7,7 +7,7 @@
 use super::Phase;
 use crate::faults::Fault;
 use crate::net::SILENCE_US;
-use crate::world::{Condition, Event, World};
+use crate::world::{Event, World};
 use quorate::types::GroupId;
 
 impl World {
@@ -48,15 +48,16 @@ impl World {
     /// The leader's log stalls, and nobody else's. Its core waits for the sync, so that it neither
     /// ticks nor answers meanwhile; the others must take over.
     pub(super) fn leader_stall(&mut self, for_us: u64) {
-        let missing =
-            self.slots.iter().filter(|s| s.wiped || s.condition == Condition::Gone).count();
         let group = GroupId(1 + self.crashes.below(self.plan.groups));
         let Some(leader) = self.leader_of(group) else { return };
-        if missing + 1 > (self.plan.members - 1) / 2 {
+        let gone = self.lost_for_ever();
+        let mut away = gone.clone();
+        away.insert(self.slots[leader].node);
+        if !self.bears(&away) {
             return;
         }
         self.counters.fired(Fault::LeaderStall);
-        self.begin_phase(Phase::Edge, 0, 0);
+        self.begin_phase(Phase::Edge, &gone, 0);
         self.slots[leader].stall_us = Some(for_us);
     }
 

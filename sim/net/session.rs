@@ -4,6 +4,7 @@
 use super::Net;
 use crate::faults::Fault;
 use crate::plan::SECOND;
+use crate::world::SLOTS_MAX;
 use std::collections::BTreeMap;
 
 /// After this long without a sign of life the transport gives a stream up.
@@ -66,7 +67,7 @@ impl Net {
     /// From now on the process takes nothing that arrives.
     pub fn deafen(&mut self, now_us: u64, member: usize, process: u64, until_us: u64, why: Fault) {
         self.sessions.deaf.insert(member, (process, until_us));
-        for other in (0..self.members).filter(|o| *o != member) {
+        for other in (0..SLOTS_MAX).filter(|o| *o != member) {
             self.link(other, member).clog(now_us, until_us, why);
         }
     }
