@@ -136,6 +136,17 @@ impl Store {
         Store::open_shaped(disk, path, options, Shape::DEFAULT)
     }
 
+    /// Opens somebody else's store, or a copy of one, to read it: nothing of it is changed, and
+    /// whoever tries gets an error of the disk.
+    pub fn open_to_read(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: StoreOptions,
+    ) -> Result<Store, StorageError> {
+        let file = disk.open(path, OpenMode::Read)?;
+        Store::open_file(file, options, Shape::DEFAULT)
+    }
+
     pub(super) fn open_shaped(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -146,6 +157,14 @@ impl Store {
         // A process that was killed may have left a checkpoint that only the system's cache has.
         // Whoever opens it builds on it at once (a log that starts behind it, for one).
         file.sync_data()?;
+        Store::open_file(file, options, shape)
+    }
+
+    fn open_file(
+        file: Arc<dyn File>,
+        options: StoreOptions,
+        shape: Shape,
+    ) -> Result<Store, StorageError> {
         let pages = file.len()? / PAGE_BYTES as u64;
         let (newest, older) = read_metas(&*file, pages)?;
         let pager = Pager {
