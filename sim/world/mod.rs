@@ -13,7 +13,7 @@ mod messages;
 mod slot;
 
 pub use event::{Event, Process};
-pub use slot::{Condition, SLOTS_MAX, Slot};
+pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
