@@ -100,6 +100,15 @@ impl Net {
     pub fn open(&self, from: usize, to: usize) -> bool {
         self.links[self.at(from, to)].cut.is_none()
     }
+    /// The fault that stands on a link, if any.
+    pub fn trouble(&self, from: usize, to: usize) -> Option<Fault> {
+        let link = self.links[self.at(from, to)];
+        link.cut.or(link.slow.then_some(Fault::SlowLink))
+    }
+    pub fn troubles(&self) -> impl Iterator<Item = (usize, usize, Fault)> + '_ {
+        let pairs = (0..self.members).flat_map(|a| (0..self.members).map(move |b| (a, b)));
+        pairs.filter_map(|(a, b)| self.trouble(a, b).map(|fault| (a, b, fault)))
+    }
     /// Whether the connection still stands that these two processes have shaken hands on.
     pub fn connected(&self, from: usize, to: usize, processes: (u64, u64)) -> bool {
         self.sessions.get(&(from, to)) == Some(&processes)

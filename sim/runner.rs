@@ -11,6 +11,7 @@
 use crate::faults::Counters;
 use crate::plan::Plan;
 use crate::safety::Violation;
+use crate::trace::{Told, html, text};
 use crate::{history, model, world};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +44,8 @@ pub struct Outcome {
     pub snapshots: u64,
     pub faults: Counters,
     pub violation: Option<Violation>,
-    pub lines: Vec<String>,
+    /// Empty unless somebody wanted to look.
+    pub told: Told,
 }
 
 thread_local! {
@@ -123,8 +125,8 @@ fn seeds_from_env() -> Result<Args, String> {
 
 /// Whether `cargo test`'s arguments ask for this target at all.
 fn selected(args: impl Iterator<Item = String>) -> bool {
-    const WITH_VALUE: [&str; 6] =
-        ["--test-threads", "--format", "--color", "--skip", "--logfile", "-Z"];
+    const WITH_VALUE: [&str; 7] =
+        ["--test-threads", "--format", "--color", "--skip", "--logfile", "-Z", "--trace"];
     let mut wanted = true;
     let mut args = args.peekable();
     while let Some(arg) = args.next() {
@@ -143,6 +145,17 @@ fn selected(args: impl Iterator<Item = String>) -> bool {
     wanted
 }
 
+/// The file for the story: `--trace FILE`, else `QUORATE_TRACE`.
+fn trace_path(mut args: impl Iterator<Item = String>) -> Option<String> {
+    let given = args.find_map(|arg| match arg.strip_prefix("--trace") {
+        Some("") => Some(None),
+        Some(rest) => rest.strip_prefix('=').map(|path| Some(path.to_owned())),
+        None => None,
+    });
+    let given = given.map(|path| path.or_else(|| args.next()));
+    given.flatten().or_else(|| std::env::var("QUORATE_TRACE").ok()).filter(|path| !path.is_empty())
+}
+
 fn replay_command(seed: u64) -> String {
     format!("QUORATE_SEED={seed} cargo test --features sim --test sim")
 }
@@ -155,6 +168,8 @@ struct Board {
     stop: AtomicBool,
     totals: Mutex<Totals>,
     running: Mutex<BTreeMap<u64, Instant>>,
+    /// Where the story of one seed is written, or of the first one that fails.
+    trace: Option<String>,
 }
 
 #[derive(Default)]
@@ -223,28 +238,68 @@ fn report(board: &Board, seed: u64, mut outcome: Outcome, twice: bool, verbose: 
         outcome.faults.total(),
         if outcome.violation.is_some() { " FAILED" } else { "" }
     );
-    let Some(violation) = outcome.violation.take() else { return };
+    let Some(violation) = outcome.violation.take() else {
+        if verbose {
+            write_story(board, seed, &outcome.told, None);
+        }
+        return;
+    };
     totals.failures.push((seed, violation.rule));
     board.failed.fetch_add(1, Ordering::Relaxed);
-    if outcome.lines.is_empty() && !verbose && totals.failures.len() <= 3 {
-        // Played again for its text: the same seed tells the same story.
-        outcome.lines = run_seed(seed, true).lines;
+    if !verbose && totals.failures.len() <= 3 {
+        // Played again for its story: the same seed tells the same one.
+        outcome.told = run_seed(seed, true).told;
     }
-    let tail_lines = if verbose { 400 } else { 40 };
-    if let Ok(path) = std::env::var("QUORATE_TRACE")
-        && verbose
-        && let Err(error) = std::fs::write(&path, outcome.lines.join("\n"))
-    {
-        println!("{path}: {error}");
+    if verbose || totals.failures.len() == 1 {
+        write_story(board, seed, &outcome.told, Some(&violation));
     }
-    let tail = outcome.lines.len().saturating_sub(tail_lines);
-    for line in &outcome.lines[tail..] {
-        let line: String = line.chars().take(if verbose { 2_000 } else { 240 }).collect();
-        println!("    {line}");
+    let told = story_tail(&outcome.told, &violation, if verbose { 60 } else { 25 });
+    if !told.is_empty() {
+        println!("    {}", text::HEAD);
+    }
+    for line in told {
+        println!("    {}", line.chars().take(200).collect::<String>());
     }
     println!("seed {seed} violates [{}]: {}", violation.rule, violation.detail);
     println!("  plan: {}", Plan::new(seed).summary());
     println!("  replay: {}", replay_command(seed));
+    println!("  picture: QUORATE_TRACE=seed-{seed}.html {}", replay_command(seed));
+}
+
+/// The newest turns of the story, of the group that the violation is about if it names one.
+fn story_tail<'t>(told: &'t Told, violation: &Violation, lines_max: usize) -> Vec<&'t str> {
+    let group: String = match violation.detail.split_once("group ") {
+        Some((_, rest)) => rest.chars().take_while(char::is_ascii_digit).collect(),
+        None => String::new(),
+    };
+    let about = |line: &&str| {
+        let named = line.split_whitespace().skip(1).take(3).find_map(|w| w.strip_prefix('g'));
+        match named.filter(|g| !g.is_empty() && g.bytes().all(|b| b.is_ascii_digit())) {
+            Some(named) => group.is_empty() || named == group,
+            None => true,
+        }
+    };
+    let mut newest: Vec<&str> =
+        told.turns.iter().rev().map(String::as_str).filter(about).take(lines_max).collect();
+    newest.reverse();
+    newest
+}
+
+/// Writes the story into the file that was asked for: a picture if its name ends so, else text.
+fn write_story(board: &Board, seed: u64, told: &Told, violation: Option<&Violation>) {
+    let Some(path) = &board.trace else { return };
+    let content = if path.ends_with(".html") {
+        let plan = Plan::new(seed).summary();
+        let replay = replay_command(seed);
+        let caption = html::Caption { seed, violation, plan: &plan, replay: &replay };
+        html::page(&caption, &told.picture)
+    } else {
+        format!("{}\n{}\n", text::HEAD, told.lines.join("\n"))
+    };
+    match std::fs::write(path, content) {
+        Ok(()) => println!("the story of seed {seed} is in {path}"),
+        Err(error) => println!("{path}: {error}"),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -275,8 +330,11 @@ pub fn main() -> ExitCode {
     }));
 
     // The referees are tested before the game: each must notice what was spoilt on purpose.
-    let controls: [(&str, fn()); 2] =
-        [("model", model::self_check), ("history", history::self_check)];
+    let controls: [(&str, fn()); 3] = [
+        ("model", model::self_check),
+        ("history", history::self_check),
+        ("picture", html::self_check),
+    ];
     let mut failed = 0;
     for (name, check) in controls {
         if std::panic::catch_unwind(check).is_err() {
@@ -294,6 +352,7 @@ pub fn main() -> ExitCode {
         stop: AtomicBool::new(false),
         totals: Mutex::new(Totals::default()),
         running: Mutex::new(BTreeMap::new()),
+        trace: trace_path(std::env::args()),
     };
     let (until, verbose) = (args.until, args.verbose);
     std::thread::scope(|scope| {
@@ -329,7 +388,15 @@ fn canary() -> bool {
         .expect("a thread starts")
         .join();
     match caught {
-        Ok(Outcome { violation: Some(v), .. }) if v.rule == "wrong-reply" => true,
+        Ok(Outcome { violation: Some(v), told, .. }) if v.rule == "wrong-reply" => {
+            match html::shows(1, &v, &told.picture) {
+                Ok(()) => true,
+                Err(why) => {
+                    println!("the canary is not in its picture: {why}");
+                    false
+                }
+            }
+        }
         Ok(outcome) => {
             println!("the canary lives: a spoilt reply gave {:?}", outcome.violation);
             false

@@ -27,8 +27,7 @@ impl World {
             self.call_began.insert(id, self.now_us);
         }
         self.clients[c].open = Some((id, group.0));
-        self.trace
-            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+        self.trace.call(self.now_us, c, m, group, id, &call);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -48,6 +47,7 @@ impl World {
         what: &Rc<Call>,
     ) -> Checked {
         self.trace.word(call);
+        self.trace.call_arrives(self.now_us, call);
         let token = Token(call);
         match &**what {
             Call::Write(command) => {
@@ -104,6 +104,7 @@ impl World {
 
     pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
         let Some(&c) = self.callers.get(&call) else { return };
+        self.trace.call_leaves(self.now_us, call);
         let delay = self.travel.between(20, 800);
         self.after(delay, Event::Reply { c, call, answer: Box::new(answer) });
     }
@@ -113,7 +114,7 @@ impl World {
             return Ok(());
         }
         self.trace.word(call);
-        self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
+        self.trace.call_ends(self.now_us, call, &answer);
         let (_, group) = self.clients[c].open.take().expect("just looked");
         let group = GroupId(group);
         let began = self.call_began.remove(&call);
@@ -136,7 +137,7 @@ impl World {
         if self.clients[c].open.is_none_or(|(open, _)| open != call) {
             return Ok(());
         }
-        self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
+        self.trace.call_given_up(self.now_us, call);
         self.clients[c].open = None;
         self.history.abandon(call);
         self.call_began.remove(&call);

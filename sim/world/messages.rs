@@ -4,6 +4,7 @@ use super::World;
 use super::event::{Event, Process};
 use crate::faults::Fault;
 use crate::safety::{Checked, broken, ensure};
+use crate::trace::Fate;
 use bytes::BytesMut;
 use quorate::multiraft::NodeMessage;
 use quorate::node::Action;
@@ -29,30 +30,42 @@ impl World {
             }
         }
         let p = self.slots[from].process;
+        let what = Rc::new(message);
         if !self.connect(from, to)? {
+            self.told_lost(from, to, &what, Fate::Unconnected);
             let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
             self.after(200, Event::Tell { m: from, p, action });
             return Ok(());
         }
         let receiver = self.slots[to].process;
         let sender = (self.slots[from].incarnation, self.slots[from].wiped);
-        let flights = self.net.send(self.now_us, from, to, &message, &mut self.counters);
+        let flights = self.net.send(self.now_us, from, to, &what, &mut self.counters);
         // What arrives is what the bytes say.
         let mut bytes = BytesMut::new();
-        message.encode(&mut bytes);
+        what.encode(&mut bytes);
         let bytes = bytes.freeze();
         self.trace.bytes(&bytes);
         match NodeMessage::decode(&bytes) {
-            Ok(decoded) if decoded == message => {}
-            other => return broken("codec", format!("sent {message:?}, arrived {other:?}")),
+            Ok(decoded) if decoded == *what => {}
+            other => return broken("codec", format!("sent {what:?}, arrived {other:?}")),
         }
-        let what = Rc::new(message);
+        if flights.iter().all(|flight| flight.copy.is_some()) {
+            let fault = self.net.trouble(from, to).unwrap_or(Fault::Drop);
+            self.told_lost(from, to, &what, Fate::Lost(fault));
+        }
         for flight in flights {
             let what = what.clone();
-            let copy = flight.copy;
-            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, copy, sender, what });
+            let (copy, at) = (flight.copy, flight.arrives_us);
+            let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
+            self.at(at, Event::Arrive { from, to, receiver, copy, told, sender, what });
         }
         Ok(())
+    }
+
+    /// A frame that never set out.
+    fn told_lost(&mut self, from: usize, to: usize, what: &Rc<NodeMessage>, fate: Fate) {
+        let told = self.trace.sent(self.now_us, (from, to), what, None, self.now_us);
+        self.trace.met(told, self.now_us, fate);
     }
 
     pub(super) fn arrive(
@@ -61,25 +74,30 @@ impl World {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        told: u64,
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
         self.trace.word((from * 8 + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
+            self.trace.met(told, self.now_us, Fate::Down);
             return Ok(());
         }
         if slot.paused_until_us > self.now_us {
             // A frozen process' socket keeps what arrives.
             let until = slot.paused_until_us;
-            self.at(until, Event::Arrive { from, to, receiver, copy, sender, what: what.clone() });
+            let what = what.clone();
+            self.at(until, Event::Arrive { from, to, receiver, copy, told, sender, what });
             return Ok(());
         }
         if let Err(why) = self.net.arrives(from, to) {
             self.counters.mattered(why);
+            self.trace.met(told, self.now_us, Fate::Lost(why));
             return Ok(());
         }
         if copy != Some(Fault::LateReplay) && receiver != slot.process {
+            self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }
         if let Some(fault) = copy {
@@ -91,23 +109,12 @@ impl World {
                 format!("member {from} was wiped, {to} takes its message"),
             );
         }
-        self.trace.note(self.now_us, || format!("{from} -> {to}: {}", describe(what)));
+        self.trace.met(told, self.now_us, Fate::Arrived);
         let action = Action::Frame {
             from: self.slots[from].node,
             incarnation: sender.0,
             message: (**what).clone(),
         };
         self.act(to, action)
-    }
-}
-
-fn describe(message: &NodeMessage) -> String {
-    match message {
-        NodeMessage::Raft(messages) => {
-            let each: Vec<String> =
-                messages.iter().map(|m| format!("g{} t{} {:?}", m.group, m.term, m.body)).collect();
-            each.join("; ")
-        }
-        other => format!("{other:?}"),
     }
 }

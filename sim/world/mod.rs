@@ -10,12 +10,14 @@ mod event;
 mod members;
 mod messages;
 mod slot;
+mod telling;
 
 pub use event::{Event, Process};
 pub use slot::{Condition, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
+use crate::member::Work;
 use crate::net::Net;
 use crate::plan::{MS, Plan};
 use crate::runner::{self, Outcome};
@@ -75,18 +77,22 @@ pub fn play(plan: Plan, verbose: bool) -> Outcome {
 
 /// Plays a seed with one reply spoilt on its way.
 pub fn play_spoilt(plan: Plan) -> Outcome {
-    let mut world = World::new(plan, false);
+    let mut world = World::new(plan, true);
     world.spoil = true;
     play_world(world)
 }
 
 fn play_world(mut world: World) -> Outcome {
     let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    world.tell_standing();
     let violation = match end {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
         Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
     };
+    // What has panicked may do so again when it is asked how it is.
+    let last = catch_unwind(AssertUnwindSafe(|| world.last())).unwrap_or_default();
+    let told = world.trace.take_story(world.now_us, last);
     Outcome {
         trace: world.trace.hash(),
         events: world.trace.events(),
@@ -97,7 +103,7 @@ fn play_world(mut world: World) -> Outcome {
         snapshots: world.snapshots,
         faults: world.counters.clone(),
         violation,
-        lines: world.trace.take_lines(),
+        told,
     }
 }
 
@@ -138,6 +144,11 @@ impl World {
     }
 
     pub fn at(&mut self, at_us: u64, event: Event) {
+        if let Event::Work { m, work, .. } = &event
+            && *work != Work::Turn
+        {
+            self.trace.work_begins(self.now_us, *m, work.name());
+        }
         self.seq += 1;
         self.queue.push(Reverse(Item { at_us: at_us.max(self.now_us), seq: self.seq, event }));
     }
@@ -215,7 +226,9 @@ impl World {
             }
         }
         self.trace.event(self.now_us, kind);
-        self.event(item.event)
+        let done = self.event(item.event);
+        self.tell_standing();
+        done
     }
 
     fn event(&mut self, event: Event) -> Checked {
@@ -226,8 +239,8 @@ impl World {
                 let now_ms = (self.now_us - self.slots[m].born_us) / MS;
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, sender, &what)
+            Event::Arrive { from, to, copy, told, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, told, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
