@@ -167,7 +167,7 @@ for (const call of calls) {
 }
 
 /** What the violation is about, as far as its words say so. */
-const about = { g: 0, index: 0, key: "", call: null };
+const about = { g: 0, index: 0, key: "", call: null, witness: null };
 if (head.violation) {
   const d = head.violation.detail;
   const number = (re) => +((re.exec(d) || [])[1] || 0);
@@ -177,6 +177,11 @@ if (head.violation) {
   about.key = (/\bkey: b"([^"\\]+)"/.exec(d) || [, ""])[1];
   about.call = calls.find((c) => !c.open && c.u === END && c.ok) || null;
   if (!about.g && about.call) about.g = about.call.g;
+  // The call whose answer the new one contradicts.
+  const before = number(/(\d+) had been answered/);
+  const call = about.call;
+  if (before && call) about.witness = calls.find((c) => c.g === about.g && c.ok && c.u <= call.t
+    && (head.violation.rule === "real-time-order" ? c.index : c.revision) >= before && !c.serializable) || null;
 }
 
 /** Whether an event has to do with one entry of one group's log. */
@@ -210,6 +215,13 @@ function workEntries(e) {
   }
   return e.entries;
 }
+
+/** A violation's words without the fields of requests that say nothing. */
+const short = (words) => words
+  .replace(/\b(limit|revision|(min|max)_(mod|create)_revision): 0(, | (?=}))/g, "")
+  .replace(/\b(serializable|keys_only|count_only|prev_kv|ignore_value|ignore_lease): false(, | (?=}))/g, "")
+  .replace(/\bsort_order: None(, | (?=}))|\bsort_target: Key(, | (?=}))|, end: b""|\blease: LeaseId\(0\)(, )?/g, "")
+  .replace(/, }/g, " }");
 
 const seconds = (us) => (us / 1e6).toFixed(6);
 function span(us) {

@@ -7,7 +7,7 @@ const ctx = canvas.getContext("2d"), mapCtx = map.getContext("2d");
 
 /** What is looked at: the stretch of time, what is shown, what is picked out. */
 const view = {
-  t0: 0, t1: END, y: 0, height: 0,
+  t0: 0, t1: END, w0: 0, w1: END, squeezed: true, usual: Infinity, y: 0, height: 0,
   groups: new Set(GROUPS), members: new Set(NODES.keys()),
   clients: new Set(Array.from({ length: raw.clients }, (_, c) => c)),
   kinds: new Set(["vote", "append", "ack", "read", "propose", "snapshot", "other", "disk", "notes"]),
@@ -27,7 +27,8 @@ const follows = () => view.index > 0 && view.groups.size === 1;
 const followed = (e) => follows() && touches(e, [...view.groups][0], view.index);
 const hasKey = (e) => view.key !== "" && wordsOf(e).includes(view.key);
 /** Whether an event is pushed back because something else is picked out. */
-const isFaint = (e) => (follows() || view.key !== "") && !(followed(e) || hasKey(e)) && e !== view.chosen;
+const isFaint = (e) => !(e.k === "message" && partsShown(e).some((p) => p.family === "vote" || p.family === "snapshot"))
+  && (follows() || view.key !== "") && !(followed(e) || hasKey(e)) && e !== view.chosen && e !== about.call && e !== about.witness;
 
 function partsShown(e) {
   return e.parts.filter((p) => view.kinds.has(p.family) && (p.g === 0 || view.groups.has(p.g)));
@@ -67,7 +68,7 @@ function layOut() {
   const faultY = y;
   y += rows.length * FAULT + 8;
   const fixed = y + shown.length * content + clients.length * CLIENT + 20;
-  const gap = Math.max(34, Math.min(110, (view.height - fixed) / Math.max(1, shown.length)));
+  const gap = Math.max(34, Math.min(150, (view.height - fixed) / Math.max(1, shown.length)));
   const members = new Map();
   for (const m of shown) {
     const top = y, note = top + 3;
@@ -86,8 +87,51 @@ function layOut() {
 }
 
 let width = 0;
-const px = (t) => GUTTER + ((t - view.t0) / (view.t1 - view.t0)) * (width - GUTTER);
-const timeAt = (x) => view.t0 + ((x - GUTTER) / (width - GUTTER)) * (view.t1 - view.t0);
+
+// Time on the sheet. Where nothing happens that is shown, time is squeezed: a wait of a second is
+// then not a thousand times as wide as the exchange that ends it. `warp` goes from virtual time to
+// a place on the squeezed scale, `unwarp` back; without squeezing both leave things as they are.
+let knots = new Float64Array(0), places = new Float64Array(0);
+function squeeze() {
+  const times = [START, END];
+  if (view.squeezed) {
+    for (const e of events) if (e.k !== "work" && (e.k !== "state" || e.turn) && shows(e)) {
+      times.push(e.t);
+      if (e.u < END && !e.flying && !e.copy) times.push(e.u);
+    }
+  }
+  const sorted = Float64Array.from(times).sort();
+  const gaps = [];
+  for (let i = 1; i < sorted.length; i++) if (sorted[i] > sorted[i - 1]) gaps.push(sorted[i] - sorted[i - 1]);
+  gaps.sort((a, b) => a - b);
+  const usual = view.squeezed ? Math.max(30, 3 * (gaps[gaps.length >> 1] || 0)) : Infinity;
+  knots = []; places = [];
+  let place = 0;
+  for (let i = 0; i < sorted.length; i++) {
+    if (i && sorted[i] === sorted[i - 1]) continue;
+    if (i) {
+      const gap = sorted[i] - knots[knots.length - 1];
+      place += gap <= usual ? gap : usual * (1 + 0.6 * Math.log(gap / usual));
+    }
+    knots.push(sorted[i]); places.push(place);
+  }
+  view.usual = usual;
+}
+function between(from, to, x) {
+  const n = from.length - 1;
+  if (n < 1 || x <= from[0]) return to[0] + (x - from[0]);
+  if (x >= from[n]) return to[n] + (x - from[n]);
+  let lo = 0, hi = n;
+  while (hi - lo > 1) {
+    const mid = (lo + hi) >> 1;
+    if (from[mid] <= x) lo = mid; else hi = mid;
+  }
+  return to[lo] + ((x - from[lo]) / (from[hi] - from[lo])) * (to[hi] - to[lo]);
+}
+const warp = (t) => between(knots, places, t);
+const unwarp = (w) => between(places, knots, w);
+const px = (t) => GUTTER + ((warp(t) - view.w0) / (view.w1 - view.w0)) * (width - GUTTER);
+const timeAt = (x) => unwarp(view.w0 + ((x - GUTTER) / (width - GUTTER)) * (view.w1 - view.w0));
 
 /** What the pointer can meet: filled by the drawing. */
 let targets = [];
@@ -98,6 +142,7 @@ let taken = [];
 function write(words, x, y, colour, bold, least) {
   ctx.font = (bold ? "600 " : "") + "10px system-ui, sans-serif";
   const w = ctx.measureText(words).width;
+  if (x + w > width - 3 && x - w - 10 > GUTTER) x -= w + 10;
   const box = [x - 1, y - 9, x + w + 2, y + 3];
   if (least !== undefined && x + w > least) return false;
   for (const t of taken) if (box[0] < t[2] && box[2] > t[0] && box[1] < t[3] && box[3] > t[1]) return false;
@@ -143,13 +188,15 @@ function draw() {
   ctx.fillRect(0, 0, width, view.height);
   layOut();
   targets = [];
-  taken = [];
+  // The end's line keeps its place free.
+  taken = head.violation ? [[px(END) - 2, view.y + AXIS, px(END) + 20, view.y + AXIS + 140]] : [];
   ctx.save();
   ctx.translate(0, -view.y);
   ctx.save();
   ctx.beginPath();
   ctx.rect(GUTTER, view.y, width - GUTTER, view.height);
   ctx.clip();
+  drawGaps();
   drawLaneGrounds();
   drawFaults();
   drawBands();
@@ -388,7 +435,7 @@ function drawMessages() {
     // Beside the arrow, a third of the way along; further on when that place is taken.
     for (const share of [0.3, 0.55, 0.8]) {
       const x = line.x0 + (line.x1 - line.x0) * share + 4, y = line.y0 + (line.y1 - line.y0) * share + 3;
-      if (x > width - 30 || x < GUTTER || write(messageWords(parts), x, y, colours[family])) break;
+      if (x > width || x < GUTTER || write(messageWords(parts), x, y, colours[family])) break;
     }
   }
 }
@@ -467,16 +514,16 @@ function drawClients() {
     const e = calls[at];
     if (e.u < view.t0 || !shows(e)) continue;
     const y = lanes.clients.get(e.c), x = px(e.t), w = Math.max(1.5, px(e.u) - x), h = CLIENT - 4;
-    const bad = head.violation && e === about.call;
-    ctx.globalAlpha = isFaint(e) && !bad ? 0.35 : 1;
-    ctx.fillStyle = bad ? colours["bad-ground"] : !e.ok ? colours.no : e.write ? colours.ok : colours["read-ok"];
-    ctx.strokeStyle = bad ? colours.bad : !e.ok ? colours["no-line"] : e.write ? colours["ok-line"] : colours["read-line"];
-    ctx.lineWidth = bad ? 2 : 1;
+    const bad = e === about.call, witness = e === about.witness;
+    ctx.globalAlpha = isFaint(e) && !bad && !witness ? 0.35 : 1;
+    ctx.fillStyle = bad ? colours["bad-ground"] : witness ? colours["warn-ground"] : !e.ok ? colours.no : e.write ? colours.ok : colours["read-ok"];
+    ctx.strokeStyle = bad ? colours.bad : witness ? colours.warn : !e.ok ? colours["no-line"] : e.write ? colours["ok-line"] : colours["read-line"];
+    ctx.lineWidth = bad || witness ? 2 : 1;
     ctx.fillRect(x, y, w, h);
     if (!e.ok && w > 6) hatch(x, y, w, h, 8);
     if (w > 3) ctx.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
     const left = Math.max(x, GUTTER) + 3;
-    fitted(`${view.groups.size > 1 ? "g" + e.g + " " : ""}${e.text}${e.heard ? " → " + e.heard : ""}`, left, y + 11, Math.min(x + w, width) - left - 3, bad ? colours.bad : colours.ink, bad);
+    fitted(`${view.groups.size > 1 ? "g" + e.g + " " : ""}${e.text}${e.heard ? " → " + e.heard : ""}`, left, y + 11, Math.min(x + w, width) - left - 3, bad ? colours.bad : witness ? colours.warn : colours.ink, bad || witness);
     ctx.lineWidth = 1;
     target(e, x, y, x + Math.max(w, 3), y + h);
     if (e.point && w > 4) {
@@ -511,7 +558,7 @@ function drawChosen() {
       const l = arrow(e);
       ctx.lineWidth = 3;
       ctx.beginPath(); ctx.moveTo(l.x0, l.y0); ctx.lineTo(l.x1, l.y1); ctx.stroke();
-    } else if (e.m >= 0 && lanes.members.has(e.m)) {
+    } else if (e.k !== "call" && e.m >= 0 && lanes.members.has(e.m)) {
       const lane = lanes.members.get(e.m);
       ctx.strokeRect(px(e.t) - 3, lane.top + 1, Math.max(6, px(e.u) - px(e.t) + 6), lane.bottom - lane.top - 2);
     }
@@ -589,25 +636,40 @@ function drawAxis() {
   ctx.fillRect(0, 0, width, AXIS);
   ctx.strokeStyle = colours.line;
   ctx.beginPath(); ctx.moveTo(0, AXIS - 0.5); ctx.lineTo(width, AXIS - 0.5); ctx.stroke();
-  const range = view.t1 - view.t0;
-  let step = 1;
-  const most = Math.max(3, (width - GUTTER) / 110);
-  for (const base of [1, 2, 5]) {
-    let s = base;
-    while (range / s > most) s *= 10;
-    if (step === 1 || s < step) step = s;
-  }
   ctx.font = "10px ui-monospace, monospace";
-  ctx.fillStyle = colours.dim;
-  const digits = Math.max(0, Math.min(6, 6 - Math.floor(Math.log10(step))));
-  for (let t = Math.ceil(view.t0 / step) * step; t <= view.t1; t += step) {
-    const x = px(t);
-    if (x < GUTTER) continue;
+  const slots = Math.max(2, Math.floor((width - GUTTER) / 120));
+  for (let i = 0; i <= slots; i++) {
+    const x = GUTTER + (i * (width - GUTTER)) / slots, t = timeAt(x);
+    if (t < 0) continue;
+    // As many digits as tell this place from its neighbours.
+    const near = Math.max(1, timeAt(x + 60) - timeAt(x - 60));
+    const digits = Math.max(1, Math.min(6, 7 - Math.floor(Math.log10(near))));
+    ctx.fillStyle = colours.dim;
     ctx.fillText(`${(t / 1e6).toFixed(digits)} s`, x + 3, 13);
     ctx.strokeStyle = colours.line;
     ctx.beginPath(); ctx.moveTo(x + 0.5, 4); ctx.lineTo(x + 0.5, AXIS); ctx.stroke();
   }
-  ctx.fillText(`↔ ${span(Math.round(range))}`, 6, 13);
+  ctx.fillStyle = colours.dim;
+  ctx.fillText(`↔ ${span(Math.round(view.t1 - view.t0))}`, 6, 13);
+}
+
+/** Where time is squeezed: a stripe, and how long it really was. */
+function drawGaps() {
+  if (!view.squeezed) return;
+  ctx.fillStyle = colours.line;
+  let at = 0, hi = knots.length;
+  while (at < hi) { const mid = (at + hi) >> 1; if (knots[mid] <= view.t0) at = mid + 1; else hi = mid; }
+  for (at = Math.max(1, at); at < knots.length && knots[at - 1] <= view.t1; at++) {
+    const gap = knots[at] - knots[at - 1];
+    if (gap < view.usual * 8) continue;
+    const x0 = Math.max(px(knots[at - 1]), GUTTER), x1 = px(knots[at]);
+    if (x1 - x0 < 16) continue;
+    ctx.globalAlpha = 0.22;
+    ctx.fillStyle = colours.line;
+    ctx.fillRect(x0 + 2, AXIS, x1 - x0 - 4, Math.max(view.height, lanes.bottom));
+    ctx.globalAlpha = 1;
+    if (x1 - x0 > 44) write(`≈ ${span(gap)}`, (x0 + x1) / 2 - 18, lanes.bottom - 4, colours.dim);
+  }
 }
 
 // The whole run, small.

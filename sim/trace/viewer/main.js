@@ -5,21 +5,30 @@ let drawing = 0;
 function redraw() {
   if (!drawing) drawing = requestAnimationFrame(() => { drawing = 0; draw(); drawList(); });
 }
-function look(t0, t1, quietly) {
-  const room = Math.max(MIN_SPAN, t1 - t0), most = (END - START) * 1.3 + 1000;
-  const wide = Math.min(room, most);
-  view.t0 = Math.max(START - wide * 0.5, Math.min(t0, END + wide * 0.5 - wide * 0.2));
-  view.t1 = view.t0 + wide;
+/** Looks at a stretch of the squeezed scale. */
+function lookAt(w0, w1, quietly) {
+  const whole = places[places.length - 1];
+  const wide = Math.min(Math.max(MIN_SPAN, w1 - w0), whole * 1.3 + 1000);
+  view.w0 = Math.max(-wide * 0.5, Math.min(w0, whole - wide * 0.2));
+  view.w1 = view.w0 + wide;
+  view.t0 = unwarp(view.w0);
+  view.t1 = unwarp(view.w1);
   redraw();
   if (!quietly) scrollTo(chosenInSight() ? view.chosen.t : view.t1);
 }
+const look = (t0, t1, quietly) => lookAt(warp(t0), warp(t1), quietly);
+/** From a moment to the end, with a margin for the end's line. */
+function lookFrom(t, before) {
+  const range = Math.max(200, warp(END) - warp(t));
+  lookAt(warp(t) - range * before, warp(END) + range * 0.05);
+}
 const chosenInSight = () => view.chosen && view.chosen.t >= view.t0 && view.chosen.t <= view.t1;
 function zoom(by, x) {
-  const at = timeAt(x ?? (width + GUTTER) / 2), range = (view.t1 - view.t0) * by;
-  const share = (at - view.t0) / (view.t1 - view.t0);
-  look(at - range * share, at - range * share + range, true);
+  const at = view.w0 + (((x ?? (width + GUTTER) / 2) - GUTTER) / (width - GUTTER)) * (view.w1 - view.w0);
+  const range = (view.w1 - view.w0) * by, share = (at - view.w0) / (view.w1 - view.w0);
+  lookAt(at - range * share, at - range * share + range, true);
 }
-function pan(by) { const d = (view.t1 - view.t0) * by; look(view.t0 + d, view.t1 + d); }
+function pan(by) { const d = (view.w1 - view.w0) * by; lookAt(view.w0 + d, view.w1 + d); }
 
 /** The newest events before the end: as many as can be read. */
 function fitEnd(count) {
@@ -28,18 +37,15 @@ function fitEnd(count) {
     const e = events[i];
     if ((e.k === "message" || e.k === "call" || e.k === "commit" || e.k === "state" && e.turn) && shows(e)) shown.push(e);
   }
-  const first = shown.length ? shown[shown.length - 1].t : START;
-  const range = Math.max(2000, END - first);
-  look(END - range, END + range * 0.05);
+  lookFrom(shown.length ? shown[shown.length - 1].t : START, 0);
 }
 /** From the first event that the story tells of the followed entry or key to the end. */
 function fitStory() {
   const mine = follows() || view.key ? events.filter((e) => (followed(e) || hasKey(e)) && shows(e)) : [];
   if (!mine.length) { fitEnd(400); return; }
-  const first = mine[0].t, range = Math.max(2000, END - first);
-  look(first - range * 0.06, END + range * 0.05);
+  lookFrom(Math.min(mine[0].t, about.witness ? about.witness.t : END), 0.05);
 }
-const fitAll = () => look(START, END + (END - START) * 0.02);
+const fitAll = () => lookFrom(START, 0);
 
 function setCursor(t) { view.cursor = t; showState(); redraw(); }
 function choose(e, t, centre) {
@@ -49,8 +55,8 @@ function choose(e, t, centre) {
   showChosen();
   const at = t ?? e.t;
   if (centre && (at < view.t0 || at > view.t1)) {
-    const range = view.t1 - view.t0;
-    look(at - range * 0.5, at + range * 0.5, true);
+    const range = view.w1 - view.w0;
+    lookAt(warp(at) - range * 0.5, warp(at) + range * 0.5, true);
   }
   if (!centre) scrollTo(at); else drawList();
 }
@@ -68,10 +74,11 @@ function filtersChanged() {
     const buttons = element(id).querySelectorAll("button");
     all.forEach((value, i) => { buttons[i].className = set.has(value) ? "on" : ""; });
   }
+  squeeze();
+  look(view.t0, view.t1, true);
   refreshList();
   showState();
   showLogs();
-  redraw();
 }
 /** A switch for each; with shift or a second click, only this one. */
 function switches(id, all, set, names) {
@@ -126,7 +133,7 @@ function hover(x, y) {
 let drag = null;
 canvas.onpointerdown = (ev) => {
   canvas.setPointerCapture(ev.pointerId);
-  drag = { x: ev.offsetX, y: ev.offsetY, t0: view.t0, t1: view.t1, top: view.y, moved: false };
+  drag = { x: ev.offsetX, y: ev.offsetY, w0: view.w0, w1: view.w1, top: view.y, moved: false };
   canvas.className = "dragging";
 };
 canvas.onpointermove = (ev) => {
@@ -135,9 +142,9 @@ canvas.onpointermove = (ev) => {
   if (Math.abs(dx) + Math.abs(dy) > 3) drag.moved = true;
   if (!drag.moved) return;
   tip.hidden = true;
-  const d = (-dx / (width - GUTTER)) * (drag.t1 - drag.t0);
+  const d = (-dx / (width - GUTTER)) * (drag.w1 - drag.w0);
   view.y = Math.max(0, Math.min(drag.top - dy, Math.max(0, lanes.bottom - view.height)));
-  look(drag.t0 + d, drag.t1 + d, true);
+  lookAt(drag.w0 + d, drag.w1 + d, true);
 };
 canvas.onpointerup = (ev) => {
   canvas.className = "";
@@ -160,7 +167,7 @@ canvas.addEventListener("wheel", (ev) => {
 }, { passive: false });
 
 let mapDrag = false;
-const mapTo = (ev) => { const range = view.t1 - view.t0, at = mapTime(ev.offsetX); look(at - range / 2, at + range / 2); };
+const mapTo = (ev) => { const range = view.w1 - view.w0, at = warp(mapTime(ev.offsetX)); lookAt(at - range / 2, at + range / 2); };
 map.onpointerdown = (ev) => { map.setPointerCapture(ev.pointerId); mapDrag = true; mapTo(ev); };
 map.onpointermove = (ev) => { if (mapDrag) mapTo(ev); };
 map.onpointerup = map.onpointercancel = () => { mapDrag = false; };
@@ -182,6 +189,7 @@ document.onkeydown = (ev) => {
     ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2), "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1.6),
     ArrowUp: () => step(-1), ArrowDown: () => step(1),
     f: () => fitEnd(120), s: fitStory, a: fitAll, l: () => element("legend-button").click(),
+    t: () => element("squeeze").click(),
     h: () => { if (!view.kinds.delete("heartbeat")) view.kinds.add("heartbeat"); filtersChanged(); },
     "/": () => element("search").focus(), n: () => findNext(false), N: () => findNext(true),
     Escape: () => { view.chosen = null; setCursor(END); element("legend").hidden = true; drawList(); },
@@ -202,6 +210,11 @@ element("fit-story").onclick = fitStory;
 element("fit-all").onclick = fitAll;
 element("zoom-in").onclick = () => zoom(0.6);
 element("zoom-out").onclick = () => zoom(1.6);
+element("squeeze").onclick = () => {
+  view.squeezed = !view.squeezed;
+  element("squeeze").className = view.squeezed ? "on" : "";
+  filtersChanged();
+};
 element("tab-log").onclick = () => { mode = "log"; refreshList(); scrollTo(view.t1); };
 element("tab-story").onclick = () => { mode = "story"; refreshList(); scrollTo(view.t1); };
 element("key").oninput = (ev) => { view.key = ev.target.value.trim(); filtersChanged(); };
@@ -234,7 +247,7 @@ function legend() {
     dt.append(s);
     dl.append(dt, make("dd", "", words));
   }
-  element("legend").append(make("h3", "", "Legend"), dl, make("p", "dim", "Keys: arrows move and step through the lines, + and − zoom, f the end, s the story, a all, h heartbeats, / search, n next hit, Esc nothing chosen."));
+  element("legend").append(make("h3", "", "Legend"), dl, make("p", "dim", "Where nothing is shown, time is squeezed (key t): a grey stripe says how long it was. Keys: arrows move and step through the lines, + and − zoom, f the end, s the story, a all, h heartbeats, / search, n next hit, Esc nothing chosen."));
   element("legend-button").onclick = () => { element("legend").hidden = !element("legend").hidden; };
 }
 
@@ -242,7 +255,8 @@ function begin() {
   readColours();
   if (head.violation) {
     element("rule").textContent = head.violation.rule;
-    element("detail").textContent = head.violation.detail;
+    element("detail").textContent = short(head.violation.detail);
+    element("detail").title = head.violation.detail;
   } else {
     element("verdict").className = "fine";
     element("rule").textContent = "no violation";
@@ -267,6 +281,8 @@ function begin() {
   filtersChanged();
   draw();
   fitEnd(120);
+  // When what contradicts the answer is not far back, it belongs into the picture.
+  if (about.witness && about.witness.u < view.t0 && events.filter((e) => e.t > about.witness.u && shows(e)).length < 500) fitStory();
   if (violation) { view.chosen = about.call || null; showChosen(); list.scrollTop = 1e9; drawList(); }
 }
 begin();

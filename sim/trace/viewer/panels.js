@@ -39,7 +39,7 @@ function wordsOf(e) {
 }
 const violation = head.violation && {
   k: "violation", t: END, u: END, m: -1, g: about.g, i: events.length,
-  text: `[${head.violation.rule}] ${head.violation.detail}`,
+  text: `[${head.violation.rule}] ${short(head.violation.detail)}`,
 };
 
 /** When a line is told: what arrives makes a difference when it does. */
@@ -84,7 +84,7 @@ function storyLines() {
       } else if (e.k === "commit" && followed(e)) add(e.t, e, `APPLIES ${e.index}@${e.term} first: ${e.text}`);
       else if (e.k === "call" && followed(e)) { add(e.t, e, `asks: ${e.text}`); if (!e.open) add(e.u, e, `hears: ${e.heard}`); }
     }
-    if (!follows() && view.key && e.k === "call" && hasKey(e) && shows(e)) { add(e.t, e, `asks: ${e.text}`); if (!e.open) add(e.u, e, `hears: ${e.heard}`); }
+    if (!follows() && view.key && e.k === "call" && hasKey(e) && shows(e) && e !== about.call && e !== about.witness) { add(e.t, e, `asks: ${e.text}`); if (!e.open) add(e.u, e, `hears: ${e.heard}`); }
     if (!follows() && view.key && e.k === "commit" && hasKey(e) && shows(e)) add(e.t, e, wordsOf(e));
   }
   for (const bar of bars) {
@@ -92,6 +92,12 @@ function storyLines() {
     add(bar.t, bar, `${bar.text} begins`);
     if (!bar.standing) add(bar.u, bar, `${bar.text} ends`);
   }
+  if (about.witness) {
+    const w = about.witness;
+    add(w.u, w, `HEARS: ${w.text} → ${w.heard}: what comes later must not be older`);
+    if (w.point) add(w.point.t, w.point, `applies ${w.point.index}@${w.point.term} first: ${w.point.text} (rev ${w.point.revision})`);
+  }
+  if (about.call) { add(about.call.t, about.call, `ASKS: ${about.call.text}`); add(about.call.u, about.call, `HEARS: ${about.call.heard}`); }
   if (violation) add(END, violation, violation.text);
   return out.sort((a, b) => a.t - b.t);
 }
