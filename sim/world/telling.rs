@@ -2,7 +2,7 @@
 //! lane is about to do, and the cluster at the end. Read only, and only while somebody looks.
 
 use super::World;
-use super::slot::Condition;
+use super::slot::{Condition, Gone};
 use crate::chaos::Phase;
 use crate::faults::Fault;
 use crate::member::{Job, Work};
@@ -37,7 +37,7 @@ impl World {
         for m in self.foreign.keys() {
             out.push(one(Fault::ForeignPeer.name(), *m));
         }
-        for (from, to, fault) in self.net.troubles() {
+        for (from, to, fault) in self.net.troubles().filter(|t| t.0.max(t.1) < self.slots.len()) {
             out.push(Standing { name: fault.name(), from, to });
         }
         if let Some(phase) = self.phase {
@@ -137,7 +137,8 @@ impl World {
                     (Condition::Up, true) => "paused",
                     (Condition::Up, false) => "up",
                     (Condition::Down, _) => "down",
-                    _ => "gone",
+                    (Condition::Gone(Gone::Wiped), _) => "wiped, gone",
+                    (Condition::Gone(Gone::Removed), _) => "removed",
                 };
                 last.replicas.push(crate::trace::LastReplica {
                     m,
