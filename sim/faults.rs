@@ -122,7 +122,7 @@ impl Nemesis {
             Fault::ForeignPeer,
         ];
         let choices = acts.into_iter().filter(|f| plan.on(*f)).collect();
-        Nemesis { rng: Prng::stream(plan.seed, "nemesis"), choices }
+        Nemesis { rng: plan.stream("nemesis"), choices }
     }
 
     /// How long until the next act.

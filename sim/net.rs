@@ -50,7 +50,7 @@ pub struct Flight {
 
 impl Net {
     pub fn new(plan: &Plan) -> Net {
-        let mut shape = Prng::stream(plan.seed, "net-shape");
+        let mut shape = plan.stream("net-shape");
         let mut rate = |fault: Fault, from: &[u64]| {
             let drawn = from[shape.below(from.len() as u64) as usize];
             if plan.on(fault) { drawn } else { 0 }
@@ -65,8 +65,8 @@ impl Net {
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
             replay_one_in: rate(Fault::LateReplay, &[50, 200, 1_000]),
-            delays: Prng::stream(plan.seed, "net-delays"),
-            faults: Prng::stream(plan.seed, "net-faults"),
+            delays: plan.stream("net-delays"),
+            faults: plan.stream("net-faults"),
             calm: false,
         }
     }

@@ -5,6 +5,7 @@
 //! purpose has its own stream, so that taking one decision away does not shift the others.
 
 use crate::faults::Fault;
+pub use crate::seed::Seed;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -59,7 +60,10 @@ pub struct Delay {
 
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The seed's number.
     pub seed: u64,
+    /// Its whole name: streams are drawn from this (`Plan::stream`).
+    pub name: Seed,
     pub members: usize,
     pub groups: u64,
     // Limits of each member.
@@ -102,10 +106,14 @@ fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
 
 impl Plan {
     pub fn new(seed: u64) -> Plan {
-        let mut size = Prng::stream(seed, "plan-size");
-        let mut limits = Prng::stream(seed, "plan-limits");
-        let mut load = Prng::stream(seed, "plan-load");
-        let mut chaos = Prng::stream(seed, "plan-chaos");
+        Plan::of(&Seed::new(seed))
+    }
+
+    pub fn of(seed: &Seed) -> Plan {
+        let mut size = seed.stream("plan-size");
+        let mut limits = seed.stream("plan-limits");
+        let mut load = seed.stream("plan-load");
+        let mut chaos = seed.stream("plan-chaos");
         let tick_us = pick(&mut limits, &[20 * MS, 50 * MS, 100 * MS]);
         let mut ops = BTreeMap::new();
         for kind in OP_KINDS {
@@ -127,7 +135,8 @@ impl Plan {
             faults.values_mut().for_each(|on| *on = false);
         }
         Plan {
-            seed,
+            seed: seed.number,
+            name: seed.clone(),
             members: if size.chance(2, 3) { 3 } else { 5 },
             groups: size.between(1, 4),
             tick_us,
@@ -166,6 +175,10 @@ impl Plan {
         }
     }
 
+    /// The generator of one purpose.
+    pub fn stream(&self, purpose: &str) -> Prng {
+        self.name.stream(purpose)
+    }
     pub fn quorum(&self) -> usize {
         self.members / 2 + 1
     }

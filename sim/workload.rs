@@ -40,7 +40,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(plan: &Plan, id: u64) -> Client {
-        let mut rng = Prng::stream(plan.seed, &format!("client-{id}"));
+        let mut rng = plan.stream(&format!("client-{id}"));
         let member = rng.below(plan.members as u64) as usize;
         Client { id, member, rng, values: 0, leases: 0, memory: BTreeMap::new(), open: None }
     }

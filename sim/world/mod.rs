@@ -18,7 +18,7 @@ use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
 use crate::net::Net;
 use crate::plan::{MS, Plan};
-use crate::runner::{self, Outcome};
+use crate::run::{self, Outcome};
 use crate::safety::{Checked, Safety, Violation};
 use crate::trace::Trace;
 use crate::workload::Client;
@@ -85,7 +85,7 @@ fn play_world(mut world: World) -> Outcome {
     let violation = match end {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
-        Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
+        Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
     Outcome {
         trace: world.trace.hash(),
@@ -118,8 +118,8 @@ impl World {
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
             trace: Trace::new(verbose),
-            travel: Prng::stream(plan.seed, "client-travel"),
-            crashes: Prng::stream(plan.seed, "crashes"),
+            travel: plan.stream("client-travel"),
+            crashes: plan.stream("crashes"),
             processes: 0,
             restarts: 0,
             snapshots: 0,

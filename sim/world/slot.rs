@@ -6,7 +6,6 @@ use crate::history::{Call, CallId};
 use crate::member::Live;
 use crate::plan::Plan;
 use quorate::io::MemDisk;
-use quorate::types::prng::Prng;
 use quorate::types::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -43,7 +42,7 @@ pub struct Slot {
 
 impl Slot {
     pub fn new(plan: &Plan, m: usize) -> Slot {
-        let mut ids = Prng::stream(plan.seed, "identities");
+        let mut ids = plan.stream("identities");
         let node = NodeId(0x100 + m as u64 * 0x11);
         for _ in 0..m {
             ids.next_u64();
