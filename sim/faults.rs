@@ -5,6 +5,8 @@
 //! was refused. A fault that fires often and never matters tests nothing.
 
 use crate::plan::Plan;
+use crate::seed;
+use crate::text::{Field, field, field_of, parts};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -48,6 +50,8 @@ faults! {
     ForeignPeer "foreign-peer",
 }
 
+field_of!(Fault, Fault::ALL);
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {
     pub fired: u64,
@@ -76,6 +80,28 @@ impl Counters {
     }
 }
 
+/// The acts, and how they are read from a tape. Fields are numbers, or what else `text::Field` reads.
+macro_rules! acts {
+    ($(#[$meta:meta])* pub enum Act {
+        $($(#[$about:meta])* $variant:ident $({ $($field:ident: $type:ty),* $(,)? })?,)*
+    }) => {
+        $(#[$meta])*
+        pub enum Act { $($(#[$about])* $variant $({ $($field: $type),* })?,)* }
+        impl Field for Act {
+            fn read(text: &str) -> Option<Act> {
+                let (name, _fields) = parts(text)?;
+                match name {
+                    $(stringify!($variant) => Some(Act::$variant $({
+                        $($field: field(&_fields, stringify!($field))?),*
+                    })?),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+acts! {
 /// What the nemesis wants to happen next. The world carries it out, or not when it may not: a
 /// crash of a member that is down already is no crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +122,12 @@ pub enum Act {
     Wipe { member: usize },
     ForeignPeer { member: usize, for_us: u64 },
 }
+}
 
-/// Draws acts from the faults that are on.
+/// Draws acts from the faults that are on. Each turn draws from a place of its own.
 pub struct Nemesis {
+    key: u64,
+    turns: u64,
     rng: Prng,
     choices: Vec<Fault>,
 }
@@ -122,7 +151,15 @@ impl Nemesis {
             Fault::ForeignPeer,
         ];
         let choices = acts.into_iter().filter(|f| plan.on(*f)).collect();
-        Nemesis { rng: plan.stream("nemesis"), choices }
+        Nemesis { key: plan.name.key("nemesis"), turns: 0, rng: plan.stream("nemesis"), choices }
+    }
+
+    /// Goes on to the next turn; the number that its details are drawn from.
+    pub fn turn(&mut self) -> u64 {
+        self.turns += 1;
+        let word = seed::at(self.key, self.turns);
+        self.rng = Prng::new(word);
+        word
     }
 
     /// How long until the next act.

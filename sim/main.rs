@@ -20,6 +20,8 @@ mod plan;
 mod run;
 mod safety;
 mod seed;
+mod tape;
+mod text;
 mod trace;
 mod workload;
 mod world;

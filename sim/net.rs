@@ -8,6 +8,8 @@
 
 use crate::faults::{Counters, Fault};
 use crate::plan::{Delay, MS, Plan, SECOND};
+use crate::seed;
+use crate::tape::{Decision, Fate, Fates, Moment, Script};
 use quorate::multiraft::NodeMessage;
 use quorate::types::MessageBody;
 use quorate::types::prng::Prng;
@@ -20,6 +22,8 @@ struct Link {
     slow: bool,
     /// Nothing on this link arrives before what was sent earlier.
     busy_until_us: u64,
+    /// The newest message's time, and its number among those of that time.
+    newest: Moment,
 }
 
 pub struct Net {
@@ -33,8 +37,9 @@ pub struct Net {
     drop_one_in: u64,
     duplicate_one_in: u64,
     replay_one_in: u64,
-    delays: Prng,
-    faults: Prng,
+    delays_key: u64,
+    faults_key: u64,
+    fates: Fates,
     /// Ends of the chaos: links are then open, in order and without loss.
     calm: bool,
 }
@@ -49,7 +54,7 @@ pub struct Flight {
 }
 
 impl Net {
-    pub fn new(plan: &Plan) -> Net {
+    pub fn new(plan: &Plan, script: Option<&Script>, keep: bool) -> Net {
         let mut shape = plan.stream("net-shape");
         let mut rate = |fault: Fault, from: &[u64]| {
             let drawn = from[shape.below(from.len() as u64) as usize];
@@ -65,8 +70,12 @@ impl Net {
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
             replay_one_in: rate(Fault::LateReplay, &[50, 200, 1_000]),
-            delays: plan.stream("net-delays"),
-            faults: plan.stream("net-faults"),
+            delays_key: plan.name.key("net-delays"),
+            faults_key: plan.name.key("net-faults"),
+            fates: match script {
+                Some(script) => Fates::Told(script.fates.clone()),
+                None => Fates::Drawn(keep.then(Vec::new)),
+            },
             calm: false,
         }
     }
@@ -118,16 +127,51 @@ impl Net {
         may
     }
 
-    fn draw_delay(&mut self, slow: bool) -> u64 {
+    /// A message's usual delay. A slow link is slow for everything.
+    fn usual_us(&self, noise: &mut Prng, slow: bool) -> u64 {
         let delay = self.delay;
         // Two uniform draws multiplied: a cheap skewed distribution with the wanted mean.
-        let skewed = self.delays.below(2 * delay.mean_us + 1) * (1 + self.delays.below(3)) / 2;
-        let tail = delay.tail_one_in > 0 && self.delays.chance(1, delay.tail_one_in) && !self.calm;
+        let skewed = noise.below(2 * delay.mean_us + 1) * (1 + noise.below(3)) / 2;
         let base = delay.min_us + skewed;
-        // A slow link is slow for everything; the tail does not grow with it, or it would keep a
-        // stream busy long after the healing.
-        let base = if slow { base * 20 + 50 * MS } else { base };
-        if tail { base + self.delays.below(delay.tail_us) } else { base }
+        if slow { base * 20 + 50 * MS } else { base }
+    }
+
+    /// What becomes of one message, if not the usual: as a tape says, or drawn from the message's
+    /// own place.
+    fn fates_of(&mut self, from: usize, to: usize, at: Moment) -> Vec<Fate> {
+        if self.calm {
+            return Vec::new();
+        }
+        if let Some(told) = self.fates.told((from, to), at) {
+            return told;
+        }
+        let mut rng = Prng::new(place(self.faults_key, from, to, at));
+        let mut roll = |one_in: u64| {
+            // Drawn in any case, so that switching one fault off leaves the others in place.
+            let draw = rng.next_u64();
+            (one_in > 0 && draw.is_multiple_of(one_in)).then_some(draw / one_in.max(1))
+        };
+        let mut fates = Vec::new();
+        fates.extend(roll(self.drop_one_in).map(|_| Fate::Drop));
+        fates.extend(roll(self.duplicate_one_in).map(|_| Fate::Duplicate));
+        let replay = roll(self.replay_one_in);
+        fates.extend(replay.map(|draw| Fate::Replay(10 * MS + draw % (8 * SECOND))));
+        // The tail does not grow with a slow link, or it would keep a stream busy long after the
+        // healing.
+        let tail = roll(self.delay.tail_one_in);
+        fates.extend(tail.map(|draw| Fate::Late(draw % self.delay.tail_us.max(1))));
+        for fate in &fates {
+            self.fates.keep((from, to), at, *fate);
+        }
+        fates
+    }
+
+    /// What was decided about messages, in their order.
+    pub fn take_fates(&mut self) -> Vec<Decision> {
+        match &mut self.fates {
+            Fates::Drawn(Some(kept)) => std::mem::take(kept),
+            _ => Vec::new(),
+        }
     }
 
     /// The copies of one message that will try to arrive.
@@ -144,13 +188,15 @@ impl Net {
             counters.mattered(why);
             return Vec::new();
         }
-        let mut out = Vec::new();
-        let drop = roll(&mut self.faults, self.drop_one_in, self.calm);
-        let duplicate = roll(&mut self.faults, self.duplicate_one_in, self.calm);
-        let replay = roll(&mut self.faults, self.replay_one_in, self.calm);
-        let replay_us = self.faults.between(10 * MS, 8 * SECOND);
+        let link = &mut self.links[at];
+        let nth = if link.newest.0 == now_us { link.newest.1 + 1 } else { 0 };
+        link.newest = (now_us, nth);
+        let moment = link.newest;
+        let fates = self.fates_of(from, to, moment);
+        let mut noise = Prng::new(place(self.delays_key, from, to, moment));
         let repeatable = is_repeatable(message);
-        if drop {
+        let mut out = Vec::new();
+        if fates.contains(&Fate::Drop) {
             counters.fired(Fault::Drop);
             counters.mattered(Fault::Drop);
         } else {
@@ -158,7 +204,9 @@ impl Net {
             if slow {
                 counters.mattered(Fault::SlowLink);
             }
-            let mut arrives_us = now_us + self.draw_delay(slow);
+            let late_us: u64 =
+                fates.iter().map(|f| if let Fate::Late(us) = f { *us } else { 0 }).sum();
+            let mut arrives_us = now_us + self.usual_us(&mut noise, slow) + late_us;
             if self.ordered || self.calm {
                 arrives_us = arrives_us.max(self.links[at].busy_until_us);
             } else if arrives_us < self.links[at].busy_until_us {
@@ -168,14 +216,14 @@ impl Net {
             self.links[at].busy_until_us = self.links[at].busy_until_us.max(arrives_us);
             out.push(Flight { arrives_us, copy: None });
         }
-        if duplicate && repeatable {
-            counters.fired(Fault::Duplicate);
-            let arrives_us = now_us + self.draw_delay(false);
-            out.push(Flight { arrives_us, copy: Some(Fault::Duplicate) });
-        }
-        if replay && repeatable {
-            counters.fired(Fault::LateReplay);
-            out.push(Flight { arrives_us: now_us + replay_us, copy: Some(Fault::LateReplay) });
+        for fate in fates.into_iter().filter(|_| repeatable) {
+            let (after_us, copy) = match fate {
+                Fate::Duplicate => (self.usual_us(&mut noise, false), Fault::Duplicate),
+                Fate::Replay(after_us) => (after_us, Fault::LateReplay),
+                Fate::Drop | Fate::Late(_) => continue,
+            };
+            counters.fired(copy);
+            out.push(Flight { arrives_us: now_us + after_us, copy: Some(copy) });
         }
         out
     }
@@ -198,8 +246,8 @@ fn is_repeatable(message: &NodeMessage) -> bool {
     }
 }
 
-fn roll(rng: &mut Prng, one_in: u64, calm: bool) -> bool {
-    // The draw is made in any case, so that switching one fault off leaves the others in place.
-    let draw = rng.next_u64();
-    one_in > 0 && !calm && draw.is_multiple_of(one_in)
+/// The number that one message's decisions are drawn from.
+fn place(key: u64, from: usize, to: usize, (at_us, nth): Moment) -> u64 {
+    let link = (from * 64 + to) as u64;
+    seed::at(seed::at(key, at_us), link << 32 | u64::from(nth))
 }

@@ -6,6 +6,8 @@
 
 use crate::faults::Fault;
 pub use crate::seed::Seed;
+use crate::tape::Decision;
+use crate::text::{Field, field, field_of, parts};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -48,6 +50,8 @@ pub const OP_KINDS: [OpKind; 14] = [
     OpKind::LeasePut,
 ];
 
+field_of!(OpKind, OP_KINDS);
+
 /// Delays of one link, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Delay {
@@ -58,6 +62,31 @@ pub struct Delay {
     pub tail_us: u64,
 }
 
+/// The plan, and its fields by name: each can be stated on a tape.
+macro_rules! plan {
+    ($(#[$meta:meta])* pub struct Plan { $($(#[$about:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        pub struct Plan { $($(#[$about])* pub $field: $type,)* }
+        impl Plan {
+            /// Every field as a tape states it.
+            pub fn decisions(&self) -> Vec<Decision> {
+                vec![$(Decision::Plan {
+                    field: stringify!($field).to_owned(),
+                    value: format!("{:?}", self.$field),
+                },)*]
+            }
+            fn set(&mut self, field: &str, value: &str) -> Option<()> {
+                match field {
+                    $(stringify!($field) => self.$field = Field::read(value)?,)*
+                    _ => return None,
+                }
+                Some(())
+            }
+        }
+    };
+}
+
+plan! {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed's number.
@@ -98,6 +127,19 @@ pub struct Plan {
     pub chaos_us: u64,
     pub faults: BTreeMap<Fault, bool>,
     pub fault_gap_us: u64,
+}
+}
+
+impl Field for Delay {
+    fn read(text: &str) -> Option<Delay> {
+        let (_, fields) = parts(text)?;
+        Some(Delay {
+            min_us: field(&fields, "min_us")?,
+            mean_us: field(&fields, "mean_us")?,
+            tail_one_in: field(&fields, "tail_one_in")?,
+            tail_us: field(&fields, "tail_us")?,
+        })
+    }
 }
 
 fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
@@ -173,6 +215,21 @@ impl Plan {
             faults,
             fault_gap_us: tick_us * chaos.between(4, 30),
         }
+    }
+
+    /// The plan of a tape: what it states, and for the rest (a field that is newer than the tape)
+    /// what the seed draws.
+    pub fn from_fields<'t>(
+        fields: impl Iterator<Item = (&'t str, &'t str)> + Clone,
+    ) -> Result<Plan, String> {
+        let name = fields.clone().find(|f| f.0 == "name").ok_or("a tape states its seed's name")?;
+        let mut plan = Plan::of(&name.1.parse()?);
+        for (field, value) in fields {
+            if plan.set(field, value).is_none() {
+                return Err(format!("a plan has no field {field} that could be {value}"));
+            }
+        }
+        Ok(plan)
     }
 
     /// The generator of one purpose.

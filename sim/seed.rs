@@ -4,11 +4,20 @@
 //! `nemesis` replaced by its seventh variant: a neighbour of a history that was worth a second
 //! look, and as replayable as the first.
 
+use crate::text::Field;
 use quorate::types::prng::Prng;
 use std::fmt;
 use std::str::FromStr;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One place of a purpose: the number its own generator starts from. Decisions that are drawn so do
+/// not know of each other: one more or one less shifts nothing.
+pub fn at(key: u64, place: u64) -> u64 {
+    let mixed =
+        (key ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ (mixed >> 32)
+}
+
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seed {
     pub number: u64,
     /// Beginnings of purposes, each with its variant.
@@ -37,12 +46,28 @@ impl Seed {
     pub fn stream(&self, purpose: &str) -> Prng {
         Prng::stream(self.word(purpose), purpose)
     }
+    /// A number that stands for one purpose, to be mixed with times and places (`at`).
+    pub fn key(&self, purpose: &str) -> u64 {
+        self.stream(purpose).next_u64()
+    }
 }
 
 impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.number)?;
         self.redrawn.iter().try_for_each(|(part, variant)| write!(f, "/{part}:{variant}"))
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Field for Seed {
+    fn read(text: &str) -> Option<Seed> {
+        text.parse().ok()
     }
 }
 

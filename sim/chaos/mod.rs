@@ -10,7 +10,7 @@ mod quorum;
 
 use crate::faults::Act;
 use crate::safety::Checked;
-use crate::world::{Event, World};
+use crate::world::World;
 use quorate::types::GroupId;
 
 /// A stretch of time with a promise of its own; the nemesis rests meanwhile.
@@ -29,14 +29,12 @@ impl World {
         if !self.acting {
             return Ok(());
         }
-        let plan = self.plan.clone();
-        let gap = self.nemesis.gap_us(&plan);
-        self.after(gap, Event::Nemesis);
-        let act = self.nemesis.next(&plan);
+        let act = self.next_act();
         if self.phase.is_some() {
             return Ok(());
         }
-        let Some(act) = act else { return Ok(()) };
+        let Some((word, act)) = act else { return Ok(()) };
+        self.decide_act(word, &act);
         self.note(|| format!("nemesis: {act:?}"));
         self.carry_out(act)
     }

@@ -1,8 +1,10 @@
 //! What is asked for: the environment and `cargo test`'s arguments.
 
-use super::{TIERS, Tier};
+use super::{Job, TIERS, Tier};
 use crate::plan::Seed;
+use crate::tape::Tape;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Seeds of long runs begin here, far from those of the default run.
@@ -15,6 +17,8 @@ pub enum Mode {
     Nightly,
     /// One seed so many times, over threads and processes.
     Same(u64),
+    /// A failing seed or tape is made small.
+    Shrink,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +39,9 @@ pub struct Args {
     /// the seeds are named.
     pub budget: Option<Duration>,
     pub verbose: bool,
+    /// Decisions to play instead of a seed's.
+    pub tape: Option<Arc<Tape>>,
+    pub shrink_budget: Duration,
     /// Started by another run to compare hashes with: no controls, no repetition.
     pub child: bool,
 }
@@ -57,6 +64,8 @@ impl Args {
             seeds: if nightly { Seeds::Endless(LONG_FROM) } else { Seeds::Default },
             budget: nightly.then_some(Duration::from_secs(8 * 3600)),
             verbose: false,
+            tape: None,
+            shrink_budget: Duration::from_secs(300),
             child: var("QUORATE_CHILD").is_some(),
         };
         if let Some(name) = var("QUORATE_TIER") {
@@ -86,10 +95,31 @@ impl Args {
                 args.tiers.truncate(1);
             }
         }
+        if let Some(path) = var("QUORATE_TAPE") {
+            let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+            let tape = Tape::parse(&text).map_err(|e| format!("{path}: {e}"))?;
+            let plan = tape.plan().map_err(|e| format!("{path}: {e}"))?;
+            args.seeds = Seeds::List(vec![plan.name]);
+            args.tape = Some(Arc::new(tape));
+            args.verbose = true;
+            args.budget = Some(Duration::MAX);
+            args.tiers.truncate(1);
+        }
+        if var("QUORATE_SHRINK").is_some() {
+            args.mode = Mode::Shrink;
+        }
         if let Some(times) = var("QUORATE_SAME") {
             args.mode = Mode::Same(number("QUORATE_SAME", &times)?);
         }
         Ok(Some(args))
+    }
+}
+
+impl Args {
+    /// The one thing to play, where only one is.
+    pub fn first_job(&self) -> Option<Job> {
+        let Seeds::List(list) = &self.seeds else { return None };
+        Some(Job { tape: self.tape.clone(), ..Job::new(list.first()?.clone()) })
     }
 }
 

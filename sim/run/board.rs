@@ -7,8 +7,9 @@ use super::{Job, Outcome, Tier, lock};
 use crate::faults::Counters;
 use crate::plan::Seed;
 use crate::safety::Violation;
+use crate::tape::Tape;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// No seed takes this long unless something hangs.
@@ -21,6 +22,7 @@ const TWICE_FIRST: u64 = 5;
 pub struct Board {
     pub tier: &'static Tier,
     pub verbose: bool,
+    tape: Option<Arc<Tape>>,
     child: bool,
     started: Instant,
     budget: Duration,
@@ -70,6 +72,7 @@ impl Board {
         Board {
             tier,
             verbose: args.verbose,
+            tape: args.tape.clone(),
             child: args.child,
             started: Instant::now(),
             budget: args.budget.unwrap_or(tier.budget),
@@ -122,13 +125,17 @@ impl Board {
     fn work(&self) {
         while let Some((nth, seed)) = self.take() {
             lock(&self.running).insert(seed.clone(), Instant::now());
-            let job = Job { seed: seed.clone(), verbose: self.verbose };
+            let tape = self.tape.clone();
+            let record = self.verbose && std::env::var("QUORATE_RECORD").is_ok();
+            let job = Job { seed: seed.clone(), verbose: self.verbose, record, tape };
             let mut outcome = play_apart(self.tier, &job);
             let first = nth <= TWICE_FIRST;
             let twice = first || self.verbose || seed.number.is_multiple_of(TWICE_ONE_IN);
             let twice = twice && !self.child && outcome.violation.is_none();
             if twice {
-                let again = play_apart(self.tier, &Job::new(seed.clone()));
+                // What was kept of the first is what the second is told.
+                let tape = job.tape.clone().or_else(|| outcome.tape.clone().map(Arc::new));
+                let again = play_apart(self.tier, &Job { tape, ..Job::new(seed.clone()) });
                 if (again.trace, again.events) != (outcome.trace, outcome.events) {
                     outcome.violation = Some(differs(&outcome, again.trace, again.events));
                 }
@@ -167,6 +174,11 @@ impl Board {
         {
             println!("{path}: {error}");
         }
+        if let (Some(tape), Ok(path)) = (&outcome.tape, std::env::var("QUORATE_RECORD"))
+            && let Err(error) = std::fs::write(&path, tape.to_string())
+        {
+            println!("{path}: {error}");
+        }
         let Some(violation) = violation else { return };
         if outcome.lines.is_empty() && !job.verbose && failures_before < 3 {
             // Played again for its text: the same seed tells the same story.
@@ -176,6 +188,9 @@ impl Board {
         failure::print(self.tier, job, &outcome, &violation);
     }
 
+    pub fn plays_a_tape(&self) -> bool {
+        self.tape.is_some()
+    }
     pub fn failed(&self) -> usize {
         lock(&self.totals).failures.len()
     }

@@ -3,11 +3,15 @@
 use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
-use crate::{history, model};
+use crate::{history, model, tape};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
-const CONTROLS: &[(&str, fn())] =
-    &[("model", model::self_check), ("history", history::self_check), ("canary", canary)];
+const CONTROLS: &[(&str, fn())] = &[
+    ("model", model::self_check),
+    ("history", history::self_check),
+    ("tape", tape::self_check),
+    ("canary", canary),
+];
 
 /// Runs every control and says how many failed.
 pub fn run() -> usize {

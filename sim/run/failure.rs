@@ -93,6 +93,9 @@ pub fn print(tier: &Tier, job: &Job, outcome: &Outcome, violation: &Violation) {
         tier.name,
         plan_hash(tier, seed),
         Class::of(violation),
-        replay_command(tier, seed)
+        match (&job.tape, std::env::var("QUORATE_TAPE")) {
+            (Some(_), Ok(path)) => format!("QUORATE_TAPE={path} {}", cargo_test()),
+            _ => replay_command(tier, seed),
+        }
     );
 }

@@ -19,29 +19,36 @@ mod failure;
 mod ledger;
 mod play;
 mod same;
+mod shrink;
 
 pub use play::take_panic;
 
 use crate::faults::Counters;
 use crate::plan::{Plan, Seed};
 use crate::safety::Violation;
+use crate::tape::Tape;
 use crate::world;
 use args::{Args, Mode};
 use board::Board;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is to be played.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Job {
     pub seed: Seed,
     /// Keep the story as text.
     pub verbose: bool,
+    /// Keep every decision (`Outcome::tape`).
+    pub record: bool,
+    /// Decisions to follow instead of drawing them.
+    pub tape: Option<Arc<Tape>>,
 }
 
 impl Job {
     pub fn new(seed: Seed) -> Job {
-        Job { seed, verbose: false }
+        Job { seed, ..Job::default() }
     }
 }
 
@@ -68,7 +75,11 @@ pub const TIERS: &[Tier] = &[Tier {
         let config = madsim::Config::default();
         let runtime = madsim::runtime::Runtime::with_seed_and_config(job.seed.number, config);
         let job = job.clone();
-        runtime.block_on(async move { world::play(Plan::of(&job.seed), job.verbose) })
+        let plan = match &job.tape {
+            Some(tape) => tape.plan().expect("a tape that was read has a plan"),
+            None => Plan::of(&job.seed),
+        };
+        runtime.block_on(async move { world::play(plan, &job) })
     },
     plan: |seed| Plan::of(seed).summary(),
     seeds: 1..1_001,
@@ -88,6 +99,7 @@ pub struct Outcome {
     pub faults: Counters,
     pub violation: Option<Violation>,
     pub lines: Vec<String>,
+    pub tape: Option<Tape>,
 }
 
 pub fn main() -> ExitCode {
@@ -105,6 +117,13 @@ pub fn main() -> ExitCode {
     play::install_panic_hook();
     match args.mode {
         Mode::Same(times) => same::compare_many(&args, times),
+        Mode::Shrink => match args.first_job() {
+            Some(job) => shrink::shrink(args.tiers[0], &job, args.shrink_budget),
+            None => {
+                println!("QUORATE_SHRINK needs QUORATE_SEED or QUORATE_TAPE");
+                ExitCode::FAILURE
+            }
+        },
         Mode::Play | Mode::Nightly => play_tiers(&args),
     }
 }

@@ -48,7 +48,7 @@ fn elsewhere(tier: &Tier, seeds: &[&Seed]) -> Result<Vec<(Seed, (u64, u64))>, St
 /// Plays what was played twice a third time, in another process.
 pub fn compare_processes(board: &Board) {
     let twice = lock(&board.totals).twice.clone();
-    if twice.is_empty() {
+    if twice.is_empty() || board.plays_a_tape() {
         return;
     }
     let step = twice.len().div_ceil(PROCESS_SEEDS_MAX);
