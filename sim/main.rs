@@ -20,6 +20,7 @@ mod plan;
 mod run;
 mod safety;
 mod seed;
+mod swarm;
 mod tape;
 mod text;
 mod trace;
