@@ -166,16 +166,18 @@ impl Nemesis {
         self.rng.between(plan.fault_gap_us / 4, plan.fault_gap_us * 2)
     }
 
-    pub fn next(&mut self, plan: &Plan) -> Option<Act> {
+    /// What to do next to `members` members.
+    pub fn next(&mut self, plan: &Plan, members: usize) -> Option<Act> {
         // Always the same number of draws: an act that is left out shifts nothing.
         let rng = &mut self.rng;
         let (what, heal) = (rng.next_u64(), rng.chance(1, 3));
         let (a, b) = (rng.next_u64(), rng.next_u64());
         let tick = plan.tick_us;
         let time = rng.between(tick, plan.election_us() * 4);
-        let n = plan.members as u64;
+        let n = members as u64;
         let member = (a % n) as usize;
-        let other = ((a % n + 1 + b % (n - 1)) % n) as usize;
+        // A member that is alone has links to nobody: whatever is done to them does nothing.
+        let other = ((a % n + 1 + b % (n - 1).max(1)) % n) as usize;
         if heal {
             return Some(Act::Heal);
         }
@@ -183,7 +185,7 @@ impl Nemesis {
             return None;
         }
         Some(match self.choices[(what % self.choices.len() as u64) as usize] {
-            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2) },
+            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2).max(1) },
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },

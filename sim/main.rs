@@ -9,6 +9,7 @@
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
 mod chaos;
+mod conf;
 mod faults;
 mod finale;
 mod history;

@@ -37,7 +37,7 @@ impl World {
         let word = self.nemesis.turn();
         let gap = self.nemesis.gap_us(&plan);
         self.plan_act(gap);
-        self.nemesis.next(&plan).map(|act| (word, act))
+        self.nemesis.next(&plan, self.slots.len()).map(|act| (word, act))
     }
 
     /// Keeps an act that is carried out, and draws its details from its own place.

@@ -13,7 +13,7 @@ mod messages;
 mod slot;
 
 pub use event::{Event, Process};
-pub use slot::{Condition, Slot};
+pub use slot::{Condition, SLOTS_MAX, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
@@ -27,8 +27,8 @@ use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
 use quorate::node::{Action, StopReason};
-use quorate::types::GroupId;
 use quorate::types::prng::Prng;
+use quorate::types::{GroupId, NodeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -120,7 +120,8 @@ impl World {
     pub fn new(plan: Plan, job: &Job) -> World {
         let plan = Rc::new(plan);
         let script = job.tape.as_ref().map(|tape| Script::new(tape, &plan));
-        let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
+        let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
+        let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
         World {
             now_us: 0,
@@ -129,7 +130,7 @@ impl World {
             slots,
             net: Net::new(&plan, script.as_ref(), job.record),
             history: History::new(plan.groups),
-            safety: Safety::new(plan.quorum(), plan.groups),
+            safety: Safety::new(plan.groups, &founders),
             clients,
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
