@@ -12,11 +12,14 @@ use crate::plan::Seed;
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode, Stdio};
 
+/// The trace's hash and the number of events.
+type History = (u64, u64);
+
 /// Seeds that one other process plays; more would say no more.
 const PROCESS_SEEDS_MAX: usize = 64;
 
 /// Plays seeds in another process of this same program: what its lines say, in their order.
-fn elsewhere(tier: &Tier, seeds: &[&Seed]) -> Result<Vec<(Seed, (u64, u64))>, String> {
+fn elsewhere(tier: &Tier, seeds: &[&Seed]) -> Result<Vec<(Seed, History)>, String> {
     let exe = std::env::current_exe().map_err(|e| format!("no path to this program: {e}"))?;
     let list: Vec<String> = seeds.iter().map(|s| s.to_string()).collect();
     let mut command = Command::new(exe);
@@ -53,7 +56,7 @@ pub fn compare_processes(board: &Board) {
     }
     let step = twice.len().div_ceil(PROCESS_SEEDS_MAX);
     let seeds: Vec<&Seed> = twice.keys().step_by(step).collect();
-    let there: BTreeMap<Seed, (u64, u64)> = match elsewhere(board.tier, &seeds) {
+    let there: BTreeMap<Seed, History> = match elsewhere(board.tier, &seeds) {
         Ok(found) => found.into_iter().collect(),
         Err(text) => {
             println!("{text}");
@@ -86,7 +89,7 @@ pub fn compare_many(args: &Args, times: u64) -> ExitCode {
     let (tier, seed) = (args.tiers[0], &list[0]);
     let processes = times.div_ceil(10);
     let per_process = (times / 2).div_ceil(processes);
-    let mut hashes: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    let mut hashes: BTreeMap<History, u64> = BTreeMap::new();
     for _ in 0..processes {
         let batch: Vec<&Seed> = (0..per_process).map(|_| seed).collect();
         match elsewhere(tier, &batch) {
@@ -96,7 +99,7 @@ pub fn compare_many(args: &Args, times: u64) -> ExitCode {
     }
     let workers = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     let here = times - processes * per_process;
-    let done: Vec<(u64, u64)> = std::thread::scope(|scope| {
+    let done: Vec<History> = std::thread::scope(|scope| {
         let share = |w: u64| here / workers + u64::from(w < here % workers);
         let threads: Vec<_> = (0..workers)
             .map(|w| {
