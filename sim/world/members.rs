@@ -298,11 +298,8 @@ impl World {
         self.note(|| format!("{m} stops while at {doing}: {error}"));
         self.slots[m].disk.clear_faults();
         // Either the machine goes down as well, or only the process ends and the system's cache
-        // stays, with whatever a failed sync has left in it. (The store does not bear the latter
-        // yet: SIMULATION.md, "Known gaps".)
-        let in_store = error.to_string().contains("snap/db");
+        // stays, with whatever a failed sync has left in it.
         match (fault, self.crashes.chance(1, 2)) {
-            (Fault::DiskError, _) if in_store => self.slots[m].disk.crash(),
             (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }
