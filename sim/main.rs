@@ -10,6 +10,7 @@ compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from th
 
 mod chaos;
 mod conf;
+mod core_mode;
 mod faults;
 mod finale;
 mod history;
@@ -18,9 +19,12 @@ mod member;
 mod model;
 mod net;
 mod plan;
-mod runner;
+mod run;
 mod safety;
+mod seed;
 mod swarm;
+mod tape;
+mod text;
 mod trace;
 mod workload;
 mod world;
@@ -28,5 +32,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main()
+    run::main()
 }

@@ -21,7 +21,7 @@ const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// What the page says of the run besides its story.
 pub struct Caption<'a> {
-    pub seed: u64,
+    pub seed: &'a str,
     pub violation: Option<&'a Violation>,
     pub plan: &'a str,
     pub replay: &'a str,
@@ -34,7 +34,7 @@ pub fn page(caption: &Caption<'_>, story: &str) -> String {
     };
     let head = format!(
         "{{\"seed\":{},\"violation\":{violation},\"plan\":{},\"replay\":{}}}",
-        caption.seed,
+        quoted(caption.seed),
         quoted(caption.plan),
         quoted(caption.replay)
     );
@@ -63,7 +63,7 @@ pub fn embedded(page: &str, id: &str) -> Result<serde_json::Value, String> {
 }
 
 /// Whether the picture of a failed run has in it what somebody will look for.
-pub fn shows(seed: u64, violation: &Violation, story: &str) -> Result<(), String> {
+pub fn shows(seed: &str, violation: &Violation, story: &str) -> Result<(), String> {
     let caption = Caption { seed, violation: Some(violation), plan: "", replay: "" };
     let page = page(&caption, story);
     let (head, story) = (embedded(&page, "head")?, embedded(&page, "story")?);
@@ -83,7 +83,7 @@ pub fn shows(seed: u64, violation: &Violation, story: &str) -> Result<(), String
 pub fn self_check() {
     let nasty = "</script><script>alert(1)</script><!-- \u{2028} \"\\ \u{1} ü";
     let violation = Violation { rule: "canary", detail: nasty.to_owned() };
-    let caption = Caption { seed: 7, violation: Some(&violation), plan: nasty, replay: nasty };
+    let caption = Caption { seed: "7", violation: Some(&violation), plan: nasty, replay: nasty };
     let story = format!("{{\"texts\":[{}]}}", quoted(nasty));
     let page = page(&caption, &story);
     assert_eq!(page.matches("</script>").count(), 3, "an element of the page ends where it should");

@@ -172,18 +172,17 @@ impl Trace {
         self.events
     }
 
-    /// The whole story; empty when nobody was to look.
-    pub fn take_story(&mut self, now_us: u64, last: Last) -> Told {
-        let Some(story) = self.story.take() else { return Told::default() };
+    /// The whole story, as lines of text and otherwise; empty when nobody was to look.
+    pub fn take_story(&mut self, now_us: u64, last: Last) -> (Vec<String>, Told) {
+        let Some(story) = self.story.take() else { return Default::default() };
         let (lines, turns) = text::lines(&story);
-        Told { lines, turns, picture: draw::data(&story, now_us, &last) }
+        (lines, Told { turns, picture: draw::data(&story, now_us, &last) })
     }
 }
 
-/// A story as it can be handed on: text in columns (`text::HEAD`), and the data of a picture.
+/// A story as it can be handed on, besides its lines (`text::HEAD`).
 #[derive(Debug, Default)]
 pub struct Told {
-    pub lines: Vec<String>,
     /// Those of the lines where somebody's state took a turn.
     pub turns: Vec<String>,
     /// JSON for `html::page`.

@@ -29,6 +29,8 @@ pub enum Fate {
     Unconnected,
     /// A fault took it.
     Lost(Fault),
+    /// The link lost its group or its class, or the sender's outbox was full.
+    Sifted,
     /// Nobody was there.
     Down,
     /// The process it was sent to is gone.
@@ -42,6 +44,7 @@ impl Fate {
             Fate::Arrived => "",
             Fate::Unconnected => "no connection",
             Fate::Lost(fault) => fault.name(),
+            Fate::Sifted => "group cut, class lost, or outbox full",
             Fate::Down => "receiver is down",
             Fate::Reset => "receiver was restarted",
         }

@@ -32,6 +32,16 @@ impl World {
             }
         }
         let p = self.slots[from].process;
+        let whole = self.trace.is_on().then(|| message.clone());
+        let (kept, full) = self.net.sift(self.now_us, from, to, message, &mut self.counters);
+        if full {
+            let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
+            self.after(200, Event::Tell { m: from, p, action });
+        }
+        if let Some(lost) = whole.and_then(|whole| without(whole, kept.as_ref())) {
+            self.told_lost(from, to, &Rc::new(lost), Fate::Sifted);
+        }
+        let Some(message) = kept else { return Ok(()) };
         let what = Rc::new(message);
         if !self.connect(from, to)? {
             self.told_lost(from, to, &what, Fate::Unconnected);
@@ -57,9 +67,10 @@ impl World {
         }
         for flight in flights {
             let what = what.clone();
-            let (copy, at) = (flight.copy, flight.arrives_us);
+            let (copy, stream, at) = (flight.copy, flight.stream, flight.arrives_us);
             let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
-            self.at(at, Event::Arrive { from, to, receiver, copy, told, sender, what });
+            let event = Event::Arrive { from, to, receiver, copy, told, stream, sender, what };
+            self.at(at, event);
         }
         Ok(())
     }
@@ -77,6 +88,7 @@ impl World {
         receiver: Process,
         copy: Option<Fault>,
         told: u64,
+        stream: u64,
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
@@ -84,16 +96,15 @@ impl World {
         let slot = &self.slots[to];
         if slot.live.is_none() {
             self.trace.met(told, self.now_us, Fate::Down);
+            if self.net.vanished(self.now_us, to) {
+                self.counters.mattered(Fault::HalfOpen);
+            }
             return Ok(());
         }
-        if slot.paused_until_us > self.now_us {
-            // A frozen process' socket keeps what arrives.
-            let until = slot.paused_until_us;
-            let what = what.clone();
-            self.at(until, Event::Arrive { from, to, receiver, copy, told, sender, what });
-            return Ok(());
-        }
-        if let Err(why) = self.net.arrives(from, to) {
+        // A late replay comes whatever became of the connection it was sent on.
+        if let Err(why) = self.net.arrives(from, to, stream)
+            && (copy != Some(Fault::LateReplay) || !self.net.open(from, to))
+        {
             self.counters.mattered(why);
             self.trace.met(told, self.now_us, Fate::Lost(why));
             return Ok(());
@@ -118,5 +129,17 @@ impl World {
             message: (**what).clone(),
         };
         self.act(to, action)
+    }
+}
+
+/// What of a frame was not kept: `None` when all of it was.
+fn without(whole: NodeMessage, kept: Option<&NodeMessage>) -> Option<NodeMessage> {
+    match (whole, kept) {
+        (NodeMessage::Raft(all), Some(NodeMessage::Raft(kept))) => {
+            let lost: Vec<_> = all.into_iter().filter(|m| !kept.contains(m)).collect();
+            (!lost.is_empty()).then_some(NodeMessage::Raft(lost))
+        }
+        (whole, None) => Some(whole),
+        _ => None,
     }
 }

@@ -22,7 +22,13 @@ impl World {
             if slot.live.is_none() {
                 out.push(one("down", m));
             } else if slot.paused_until_us > self.now_us {
-                out.push(one(Fault::Pause.name(), m));
+                out.push(one(slot.paused_by.name(), m));
+            }
+            if slot.starved_until_us > self.now_us {
+                out.push(one(Fault::TickStarvation.name(), m));
+            }
+            if slot.stalled_until_us > self.now_us {
+                out.push(one(Fault::LeaderStall.name(), m));
             }
             if slot.slow_until_us > self.now_us {
                 out.push(one(Fault::SlowDisk.name(), m));

@@ -1,7 +1,7 @@
 // The drawing: time runs to the right, members and clients are lanes, messages go across.
 // Nothing here changes what is looked at; `main.js` does, and asks for a new drawing.
 
-const GUTTER = 96, BAND = 15, NOTE = 13, DISK = 11, CLIENT = 19, FAULT = 15, AXIS = 20;
+const GUTTER = 106, BAND = 15, NOTE = 13, DISK = 11, CLIENT = 19, FAULT = 15, AXIS = 20;
 const canvas = document.getElementById("lanes"), map = document.getElementById("map");
 const ctx = canvas.getContext("2d"), mapCtx = map.getContext("2d");
 
@@ -13,6 +13,9 @@ const view = {
   kinds: new Set(["vote", "append", "ack", "read", "propose", "snapshot", "other", "disk", "notes"]),
   key: "", index: 0, chosen: null, hover: null, cursor: END,
 };
+
+/** Faults under which a process stands still: they hatch its lane. */
+const STILL = new Set(["pause", "long-pause", "freeze-all"]);
 
 let colours = {};
 function readColours() {
@@ -223,7 +226,7 @@ function drawLaneGrounds() {
     for (const bar of bars) {
       if (bar.u < view.t0 || bar.t > view.t1 || !bar.touched.has(m)) continue;
       const x = px(bar.t), w = Math.max(1, px(bar.u) - x);
-      if (bar.name === "down" || bar.name === "pause") continue;
+      if (bar.name === "down" || STILL.has(bar.name)) continue;
       // A thin edge in the lane of every member that a fault touches.
       ctx.fillStyle = colours.fault;
       ctx.fillRect(x, lane.top, w, 3);
@@ -295,8 +298,9 @@ function drawBands() {
         at = next;
       }
       drawCommitTicks(rows, y);
+      drawConfs(rows, y);
     }
-    for (const bar of downs.concat(bars.filter((b) => b.name === "pause"))) {
+    for (const bar of downs.concat(bars.filter((b) => STILL.has(b.name)))) {
       if (!bar.members.includes(m) || bar.u < view.t0 || bar.t > view.t1) continue;
       const x = px(bar.t), w = Math.max(2, px(bar.u) - x), h = lane.bottom - lane.top;
       if (bar.name === "down") {
@@ -304,9 +308,22 @@ function drawBands() {
         ctx.fillRect(x, lane.top + 1, w, h - 2);
       }
       hatch(x, lane.top, w, h, bar.name === "down" ? 7 : 14);
-      write(bar.name === "down" ? "DOWN" : "paused", Math.max(x, GUTTER) + 4, lane.top + h / 2 + 3, colours.ink, true, x + w);
+      write(bar.name === "down" ? "DOWN" : bar.name, Math.max(x, GUTTER) + 4, lane.top + h / 2 + 3, colours.ink, true, x + w);
       target(bar, x, lane.top, x + w, lane.bottom);
     }
+  }
+}
+
+/** Where the configuration that a replica goes by became another one. */
+function drawConfs(rows, y) {
+  for (let at = Math.max(1, after(rows, view.t0)); at < rows.length && rows[at].t <= view.t1; at++) {
+    const e = rows[at], before = rows[at - 1];
+    if (e.row.conf === before.row.conf) continue;
+    const x = px(e.t);
+    ctx.fillStyle = colours.vote;
+    ctx.fillRect(x - 1, y - 1, 2.5, BAND);
+    target(e, x - 3, y - 1, x + 3, y + BAND);
+    write(`members ${confWords(e.row.conf)}`, x + 4, y + 10, colours.vote, true);
   }
 }
 

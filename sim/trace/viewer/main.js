@@ -232,8 +232,8 @@ function legend() {
     ["dash:append", "dashed: a duplicate, a late replay, or still on its way"], ["word:✗", "lost: by a fault, or nobody was there"],
     ["band:write", "log write (thin, above), sync (below, ends in a bar)"], ["band:apply", "apply"], ["band:background", "checkpoint, compaction"],
     ["word:◆", "first apply of an entry anywhere: from here on it is history; coloured by term"], ["word:❘", "in a band: the commit index moved"],
-    ["band:ok", "client's write; the dot: when it took effect"], ["band:read-ok", "client's read; the dot: its revision became true"], ["band:no", "failed or given up"],
-    ["band:fault", "a fault, from its start to its healing; a thin edge in the lanes it touches"], ["word:////", "hatched lane: down (dense) or paused (wide)"],
+    ["band:ok", "client's write; the dot: when it took effect; red frame: the answer that is wrong; orange: the earlier answer it contradicts"], ["band:read-ok", "client's read; the dot: its revision became true"], ["band:no", "failed or given up"],
+    ["line:vote", "upright, in a band: the configuration changed"], ["band:fault", "a fault, from its start to its healing; a thin edge in the lanes it touches"], ["word:////", "hatched lane: down (dense) or paused (wide)"],
     ["word:g1 9/7/7", "last / commit / applied at the cursor"], ["word:9@4", "entry 9 of term 4"],
   ];
   const dl = make("dl");

@@ -72,8 +72,14 @@ function storyLines() {
   const g = [...view.groups][0];
   const syncs = new Map();
   for (const e of events) {
+    const rows = e.k === "state" && e.turn && rowsOf.get(e.m + "/" + e.g);
+    const old = rows && rows[rows.indexOf(e) - 1];
+    if (old && old.row.conf !== e.row.conf && shows(e)) add(e.t, e, `configuration ${confWords(old.row.conf)} → ${confWords(e.row.conf)}`);
     if (e.k === "state" && e.turn && shows(e) && e.row.role !== "follower") add(e.t, e, `${e.row.role} in term ${e.row.term}, log ends ${e.row.last}, commit ${e.row.commit}`);
-    else if (e.k === "note" && shows(e) && /elected|stepped down|truncat|snapshot|crash|stops|boots|loses|refuses|configuration|power|heals|phase/.test(e.text)) add(e.t, e, e.text);
+    else if (e.k === "note" && e.m >= 0 && shows(e) && /^vote for \w+ in term \d+ granted/.test(e.text)) {
+      const own = rowAt(e.m, e.g, e.t);
+      add(e.t, e, `gives its vote to ${nameOf(e.text.split(" ")[2])} in term ${e.text.split(" ")[5]}${own ? `, own log ends ${own.last}` : ""}`);
+    } else if (e.k === "note" && shows(e) && /elected|stepped down|truncat|snapshot|crash|stops|boots|loses|refuses|configuration|power|heals|phase/.test(e.text)) add(e.t, e, e.text);
     else if (follows()) {
       if (e.k === "work" && e.work === "write") {
         const w = workEntries(e).find((r) => r.g === g && r.from <= view.index && view.index <= r.to);
@@ -219,7 +225,7 @@ function showState() {
       cell(w.vote ? nameOf(w.vote) : "-");
       cell(w.start); cell(w.last, w.last < most("last") ? "odd" : ""); cell(w.synced, w.synced < w.last ? "odd" : "");
       cell(w.commit, w.commit < most("commit") ? "odd" : ""); cell(w.applied, w.applied < w.commit ? "odd" : "");
-      cell(w.conf.split(" ").map(nameOf).join(" "), w.conf !== commonConf ? "wrong" : "");
+      cell(confWords(w.conf), w.conf !== commonConf ? "wrong" : "");
       if (atEnd) {
         const other = r.hash && rows.some((o) => o.hash && o.hash[0] === r.hash[0] && o.hash[1] !== r.hash[1]);
         cell(r.hash ? `${r.hash[1].slice(0, 10)} @ ${r.hash[0]}` : "-", other ? "wrong" : "");
@@ -229,6 +235,7 @@ function showState() {
   }
   box.append(table);
 }
+const confWords = (conf) => conf.replace(/[0-9a-f]+/g, (id) => (NODES.includes(id) ? nameOf(id) : id));
 function mode2(all) {
   const n = new Map();
   for (const a of all) n.set(a, (n.get(a) || 0) + 1);
