@@ -27,12 +27,14 @@ enum Found {
 
 struct Args {
     limit: u64,
+    /// The copy as it was built last, whatever the source says by now.
+    built: bool,
     /// Only these, and from the first seed.
     again: Vec<String>,
 }
 
 fn args(given: &[String]) -> Result<Args, String> {
-    let mut args = Args { limit: LIMIT, again: Vec::new() };
+    let mut args = Args { limit: LIMIT, built: false, again: Vec::new() };
     let mut given = given.iter();
     while let Some(word) = given.next() {
         match word.as_str() {
@@ -40,6 +42,7 @@ fn args(given: &[String]) -> Result<Args, String> {
                 let number = given.next().and_then(|n| n.parse().ok());
                 args.limit = number.ok_or("--limit takes a number")?;
             }
+            "--built" => args.built = true,
             "--again" => args.again.extend(given.by_ref().cloned()),
             other => return Err(format!("{other} is not known here")),
         }
@@ -53,7 +56,13 @@ pub fn run(root: &Path, given: &[String]) -> Result<(), String> {
     if let Some(name) = args.again.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
         return Err(format!("{name} is not in the list"));
     }
-    let simulator = build(root, &mutants)?;
+    let built = root.join("target/mutants/program");
+    if !args.built {
+        let program = build(root, &mutants)?;
+        write(&built, program.display().to_string().as_bytes())
+            .map_err(|error| error.to_string())?;
+    }
+    let simulator = PathBuf::from(read(&built)?);
     let mut found = load(root)?;
     let control = play(&simulator, None, 1, args.limit + 1)?;
     if let Found::Seen { seed, rule, .. } = control {
