@@ -29,12 +29,14 @@ struct Args {
     limit: u64,
     /// The copy as it was built last, whatever the source says by now.
     built: bool,
-    /// Only these, and from the first seed.
-    again: Vec<String>,
+    /// From the first seed, whatever was found.
+    again: bool,
+    /// Only these; all if empty.
+    names: Vec<String>,
 }
 
 fn args(given: &[String]) -> Result<Args, String> {
-    let mut args = Args { limit: LIMIT, built: false, again: Vec::new() };
+    let mut args = Args { limit: LIMIT, built: false, again: false, names: Vec::new() };
     let mut given = given.iter();
     while let Some(word) = given.next() {
         match word.as_str() {
@@ -43,7 +45,8 @@ fn args(given: &[String]) -> Result<Args, String> {
                 args.limit = number.ok_or("--limit takes a number")?;
             }
             "--built" => args.built = true,
-            "--again" => args.again.extend(given.by_ref().cloned()),
+            "--again" => args.again = true,
+            name if !name.starts_with('-') => args.names.push(name.to_string()),
             other => return Err(format!("{other} is not known here")),
         }
     }
@@ -53,7 +56,7 @@ fn args(given: &[String]) -> Result<Args, String> {
 pub fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let args = args(given)?;
     let mutants = mutants(root)?;
-    if let Some(name) = args.again.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
+    if let Some(name) = args.names.iter().find(|name| mutants.iter().all(|m| m.name != **name)) {
         return Err(format!("{name} is not in the list"));
     }
     let built = root.join("target/mutants/program");
@@ -71,13 +74,12 @@ pub fn run(root: &Path, given: &[String]) -> Result<(), String> {
     println!("no mistake: {} seeds, clean", args.limit);
     for mutant in &mutants {
         let name = &mutant.name;
-        let again = args.again.contains(name);
-        if !again && !args.again.is_empty() {
+        if !args.names.is_empty() && !args.names.contains(name) {
             continue;
         }
         let from = match found.get(name) {
-            Some(Found::Seen { .. }) if !again => continue,
-            Some(Found::Unseen { seeds }) if !again => seeds + 1,
+            Some(Found::Seen { .. }) if !args.again => continue,
+            Some(Found::Unseen { seeds }) if !args.again => seeds + 1,
             _ => 1,
         };
         if from > args.limit {
