@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
-    fn bound_us(&self) -> u64 {
+    pub fn bound_us(&self) -> u64 {
         self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
     }
 
     pub fn finale(&mut self) -> Checked {
+        self.core_mode()?;
         self.heal_all()?;
         self.serve_again()?;
         self.quiet = true;
@@ -40,8 +41,9 @@ impl World {
         self.compare_with_model()
     }
 
-    fn heal_all(&mut self) -> Checked {
+    pub fn heal_all(&mut self) -> Checked {
         self.note(|| "everything heals".to_owned());
+        self.crashes = self.plan.stream("crashes-finale");
         if self.phase.take().is_some() {
             self.history.quorum_back();
         }
@@ -87,7 +89,7 @@ impl World {
             w.clients.iter().all(|c| c.open.is_none())
                 && w.slots.iter().all(|slot| {
                     let Some(live) = &slot.live else {
-                        return slot.condition == Condition::Gone;
+                        return slot.is_gone();
                     };
                     !slot.wiped
                         && (1..=groups).all(|g| {
@@ -187,7 +189,7 @@ impl World {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         for m in 0..self.slots.len() {
-            if self.slots[m].condition == Condition::Gone {
+            if self.slots[m].is_gone() {
                 continue;
             }
             for g in 1..=self.plan.groups {

@@ -9,6 +9,8 @@
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
 mod chaos;
+mod conf;
+mod core_mode;
 mod faults;
 mod finale;
 mod history;
@@ -17,8 +19,12 @@ mod member;
 mod model;
 mod net;
 mod plan;
-mod runner;
+mod run;
 mod safety;
+mod seed;
+mod swarm;
+mod tape;
+mod text;
 mod trace;
 mod workload;
 mod world;
@@ -26,5 +32,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main()
+    run::main()
 }

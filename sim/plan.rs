@@ -1,10 +1,15 @@
 //! What one seed does: cluster, limits, workload and faults, all drawn before the first event.
 //!
-//! Swarm testing: each operation and each fault is switched fully off in about half of the seeds,
-//! and limits are drawn from tiny to roomy, because rare states hide behind the average mix. Every
-//! purpose has its own stream, so that taking one decision away does not shift the others.
+//! Swarm testing: each operation is switched fully off in about half of the seeds, faults come in
+//! numbers from none to many (`swarm.rs`), and limits are drawn from tiny to roomy, because rare
+//! states hide behind the average mix. Every purpose has its own stream, so that taking one
+//! decision away does not shift the others.
 
 use crate::faults::Fault;
+pub use crate::seed::Seed;
+use crate::swarm::{Swarm, is_idle_op};
+use crate::tape::Decision;
+use crate::text::{Field, field, field_of, parts};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -47,6 +52,8 @@ pub const OP_KINDS: [OpKind; 14] = [
     OpKind::LeasePut,
 ];
 
+field_of!(OpKind, OP_KINDS);
+
 /// Delays of one link, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Delay {
@@ -57,9 +64,37 @@ pub struct Delay {
     pub tail_us: u64,
 }
 
+/// The plan, and its fields by name: each can be stated on a tape.
+macro_rules! plan {
+    ($(#[$meta:meta])* pub struct Plan { $($(#[$about:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        pub struct Plan { $($(#[$about])* pub $field: $type,)* }
+        impl Plan {
+            /// Every field as a tape states it.
+            pub fn decisions(&self) -> Vec<Decision> {
+                vec![$(Decision::Plan {
+                    field: stringify!($field).to_owned(),
+                    value: format!("{:?}", self.$field),
+                },)*]
+            }
+            fn set(&mut self, field: &str, value: &str) -> Option<()> {
+                match field {
+                    $(stringify!($field) => self.$field = Field::read(value)?,)*
+                    _ => return None,
+                }
+                Some(())
+            }
+        }
+    };
+}
+
+plan! {
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The seed's number.
     pub seed: u64,
+    /// Its whole name: streams are drawn from this (`Plan::stream`).
+    pub name: Seed,
     pub members: usize,
     pub groups: u64,
     // Limits of each member.
@@ -95,6 +130,19 @@ pub struct Plan {
     pub faults: BTreeMap<Fault, bool>,
     pub fault_gap_us: u64,
 }
+}
+
+impl Field for Delay {
+    fn read(text: &str) -> Option<Delay> {
+        let (_, fields) = parts(text)?;
+        Some(Delay {
+            min_us: field(&fields, "min_us")?,
+            mean_us: field(&fields, "mean_us")?,
+            tail_one_in: field(&fields, "tail_one_in")?,
+            tail_us: field(&fields, "tail_us")?,
+        })
+    }
+}
 
 fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
@@ -102,10 +150,14 @@ fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
 
 impl Plan {
     pub fn new(seed: u64) -> Plan {
-        let mut size = Prng::stream(seed, "plan-size");
-        let mut limits = Prng::stream(seed, "plan-limits");
-        let mut load = Prng::stream(seed, "plan-load");
-        let mut chaos = Prng::stream(seed, "plan-chaos");
+        Plan::of(&Seed::new(seed))
+    }
+
+    pub fn of(seed: &Seed) -> Plan {
+        let mut size = seed.stream("plan-size");
+        let mut limits = seed.stream("plan-limits");
+        let mut load = seed.stream("plan-load");
+        let mut chaos = seed.stream("plan-chaos");
         let tick_us = pick(&mut limits, &[20 * MS, 50 * MS, 100 * MS]);
         let mut ops = BTreeMap::new();
         for kind in OP_KINDS {
@@ -118,17 +170,12 @@ impl Plan {
             let on = kind == OpKind::Put || kind == OpKind::Get || load.chance(1, 2);
             ops.insert(kind, if on { weight } else { 0 });
         }
-        let mut faults = BTreeMap::new();
-        for fault in Fault::ALL {
-            faults.insert(*fault, chaos.chance(1, 2));
-        }
-        // A calm seed now and then: what breaks without any fault should be seen without any.
-        if chaos.chance(1, 16) {
-            faults.values_mut().for_each(|on| *on = false);
-        }
-        Plan {
-            seed,
-            members: if size.chance(2, 3) { 3 } else { 5 },
+        let swarm = Swarm::new(seed);
+        let mut plan = Plan {
+            seed: seed.number,
+            name: seed.clone(),
+            // Three and five as in production, and what is at the edges of the arithmetic.
+            members: pick(&mut size, &[3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 4, 7]),
             groups: size.between(1, 4),
             tick_us,
             election_ticks: 10,
@@ -161,19 +208,52 @@ impl Plan {
                 tail_us: tick_us * chaos.between(1, 15),
             },
             chaos_us: chaos.between(6, 16) * SECOND,
-            faults,
-            fault_gap_us: tick_us * chaos.between(4, 30),
+            faults: swarm.faults,
+            fault_gap_us: tick_us * swarm.gap_ticks,
+        };
+        if swarm.idle {
+            plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
+            plan.clients = plan.clients.min(2);
+            plan.think_us = SECOND;
         }
+        plan
     }
 
-    pub fn quorum(&self) -> usize {
-        self.members / 2 + 1
+    /// The plan of a tape: what it states, and for the rest (a field that is newer than the tape)
+    /// what the seed draws.
+    pub fn from_fields<'t>(
+        fields: impl Iterator<Item = (&'t str, &'t str)> + Clone,
+    ) -> Result<Plan, String> {
+        let name = fields.clone().find(|f| f.0 == "name").ok_or("a tape states its seed's name")?;
+        let mut plan = Plan::of(&name.1.parse()?);
+        for (field, value) in fields {
+            if plan.set(field, value).is_none() {
+                return Err(format!("a plan has no field {field} that could be {value}"));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The generator of one purpose.
+    pub fn stream(&self, purpose: &str) -> Prng {
+        self.name.stream(purpose)
     }
     pub fn election_us(&self) -> u64 {
         self.tick_us * u64::from(self.election_ticks)
     }
     pub fn on(&self, fault: Fault) -> bool {
         self.faults.get(&fault).copied().unwrap_or(false)
+    }
+
+    /// How much faster or slower than true time a member's clock may go, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        if self.on(Fault::ClockDriftWide) {
+            50_000
+        } else if self.on(Fault::ClockDrift) {
+            10_000
+        } else {
+            0
+        }
     }
 
     /// One line for a failure's report.
