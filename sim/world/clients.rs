@@ -14,9 +14,9 @@ impl World {
         if self.quiet {
             return;
         }
-        let plan = self.plan.clone();
-        let (group, call) = self.clients[c].next_call(&plan);
-        self.start_call(c, group, call);
+        if let Some((group, call)) = self.next_call(c) {
+            self.start_call(c, group, call);
+        }
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
@@ -26,9 +26,13 @@ impl World {
         if !call.is_serializable() {
             self.call_began.insert(id, self.now_us);
         }
+        let due = self.phase_began_us + self.plan.election_us() * 9;
+        let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
+        if self.phase.is_some() && self.now_us >= due && in_time && !call.is_serializable() {
+            self.phase_asked.insert(group);
+        }
         self.clients[c].open = Some((id, group.0));
-        self.trace
-            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+        self.trace.call(self.now_us, c, m, group, id, &call);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -48,6 +52,7 @@ impl World {
         what: &Rc<Call>,
     ) -> Checked {
         self.trace.word(call);
+        self.trace.call_arrives(self.now_us, call);
         let token = Token(call);
         match &**what {
             Call::Write(command) => {
@@ -104,6 +109,7 @@ impl World {
 
     pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
         let Some(&c) = self.callers.get(&call) else { return };
+        self.trace.call_leaves(self.now_us, call);
         let delay = self.travel.between(20, 800);
         self.after(delay, Event::Reply { c, call, answer: Box::new(answer) });
     }
@@ -113,7 +119,7 @@ impl World {
             return Ok(());
         }
         self.trace.word(call);
-        self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
+        self.trace.call_ends(self.now_us, call, &answer);
         let (_, group) = self.clients[c].open.take().expect("just looked");
         let group = GroupId(group);
         let began = self.call_began.remove(&call);
@@ -135,7 +141,7 @@ impl World {
         if self.clients[c].open.is_none_or(|(open, _)| open != call) {
             return Ok(());
         }
-        self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
+        self.trace.call_given_up(self.now_us, call);
         self.clients[c].open = None;
         self.history.abandon(call);
         self.call_began.remove(&call);
@@ -161,6 +167,6 @@ impl World {
     fn ask_later(&mut self, c: usize) {
         let plan = self.plan.clone();
         let think = self.clients[c].think_us(&plan);
-        self.after(think, Event::Ask { c });
+        self.plan_ask(c, think);
     }
 }
