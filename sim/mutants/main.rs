@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `run` copies the tree to `target/mutants/tree`, puts all mistakes of `list.txt` in, each behind
-//! a switch (the environment variable `QUORATE_MUTANT` names the one that is on), builds the
+//! a switch (the environment variable `MUTANT` names the one that is on), builds the
 //! simulator there once, and lets it play seeds with one mistake at a time until a rule is
 //! violated. What came of it is kept in `found.txt`. First the copy runs without any mistake:
 //! that must be clean. The product's own source has no switches.
