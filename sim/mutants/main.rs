@@ -5,6 +5,7 @@
 //! cargo test --test mutants -- run                         # the table; what was seen is kept
 //! cargo test --test mutants -- run --limit 2000            # tries the unseen ones for longer
 //! cargo test --test mutants -- run NAME ...                # only these
+//! cargo test --test mutants -- run --unseen                # the unseen ones from the first seed
 //! cargo test --test mutants -- run --again                 # from the first seed, seen or not
 //! cargo test --test mutants -- run --built                 # with the copy as it was built last
 //! cargo test --test mutants -- table                       # as SIMULATION.md shows it
