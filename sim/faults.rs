@@ -37,6 +37,7 @@ faults! {
     Pause "pause",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
+    Waves "quorum-waves",
     Transfer "transfer",
     // Disks.
     LostWrites "lost-writes",
@@ -46,6 +47,12 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    MidStream "mid-stream",
+    OldId "old-id",
+    OtherClusterDir "other-cluster-dir",
+    OtherMemberDir "other-member-dir",
+    OlderStore "older-store",
+    Restored "restored-cluster",
 }
 
 impl Fault {
@@ -110,6 +117,13 @@ pub enum Act {
     DiskError { member: usize, down_us: u64 },
     Wipe { member: usize },
     ForeignPeer { member: usize, for_us: u64 },
+    MidStream { member: usize, for_us: u64 },
+    OldId { member: usize },
+    OtherClusterDir { member: usize },
+    OtherMemberDir { member: usize, of: usize },
+    OlderStore { member: usize },
+    Restored { survivor: usize },
+    Waves { first: usize, down_us: u64 },
 }
 
 /// Draws acts from the faults that are on.
@@ -164,6 +178,13 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
+            Fault::MidStream => Act::MidStream { member, for_us: tick + time / 8 },
+            Fault::OldId => Act::OldId { member },
+            Fault::OtherClusterDir => Act::OtherClusterDir { member },
+            Fault::OtherMemberDir => Act::OtherMemberDir { member, of: other },
+            Fault::OlderStore => Act::OlderStore { member },
+            Fault::Restored => Act::Restored { survivor: member },
+            Fault::Waves => Act::Waves { first: member, down_us: time },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }

@@ -42,6 +42,24 @@ impl World {
         self.history.quorum_lost(self.now_us);
     }
 
+    /// Members go down one after the other, all of them, each for as long: first a few are away,
+    /// then most, then others. Nothing is promised meanwhile but what always is.
+    pub(super) fn quorum_waves(&mut self, first: usize, down_us: u64) {
+        self.counters.fired(Fault::Waves);
+        let n = self.slots.len();
+        let stagger = down_us / n as u64 + 1;
+        for i in 0..n {
+            let m = (first + i) % n;
+            self.after(1 + i as u64 * stagger, Event::Wave { m, down_us });
+        }
+    }
+
+    pub fn wave(&mut self, m: usize, down_us: u64) {
+        if self.acting && self.phase.is_none() && !self.slots[m].wiped {
+            self.crash(m, down_us, Fault::Waves);
+        }
+    }
+
     /// Every configuration that some group acts on, or will when a change comes through.
     fn active_confs(&self) -> Vec<ConfState> {
         (1..=self.plan.groups).flat_map(|g| self.safety.confs.active(GroupId(g))).collect()

@@ -71,6 +71,11 @@ pub enum Event {
         call: CallId,
     },
     Nemesis,
+    /// A member's turn in a wave of crashes.
+    Wave {
+        m: usize,
+        down_us: u64,
+    },
     Restart {
         m: usize,
     },
@@ -115,6 +120,7 @@ impl Event {
             Event::Reply { .. } => (6, None),
             Event::GiveUp { .. } => (7, None),
             Event::Nemesis => (8, None),
+            Event::Wave { .. } => (13, None),
             Event::Restart { .. } => (9, None),
             Event::EndOfPhase => (10, None),
         }

@@ -69,7 +69,7 @@ impl World {
         self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
-            return Ok(());
+            return self.stray(to, what);
         }
         if slot.paused_until_us > self.now_us {
             // A frozen process' socket keeps what arrives.

@@ -14,6 +14,7 @@ mod slot;
 pub use event::{Event, Process};
 pub use slot::{Condition, SLOTS_MAX, Slot};
 
+use crate::chaos::Foreign;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
 use crate::net::Net;
@@ -23,6 +24,7 @@ use crate::safety::{Checked, Safety, Violation};
 use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
+use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
@@ -57,8 +59,10 @@ pub struct World {
     pub phase_acks: BTreeMap<GroupId, u64>,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
-    /// Member addresses at which somebody else answers, and until when.
-    pub foreign: BTreeMap<usize, u64>,
+    /// Member addresses at which somebody else answers.
+    pub foreign: BTreeMap<usize, Foreign>,
+    /// What a member's disk held when it was last copied.
+    pub older: BTreeMap<usize, MemDisk>,
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
@@ -130,6 +134,7 @@ impl World {
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            older: BTreeMap::new(),
             transfer: None,
             acting: false,
             quiet: false,
@@ -245,6 +250,10 @@ impl World {
             Event::Reply { c, call, answer } => self.reply(c, call, *answer),
             Event::GiveUp { c, call } => self.give_up(c, call),
             Event::Nemesis => self.disturb(),
+            Event::Wave { m, down_us } => {
+                self.wave(m, down_us);
+                Ok(())
+            }
             Event::Restart { m } => self.restart(m),
             Event::EndOfPhase => self.end_phase(),
         }
