@@ -4,7 +4,9 @@
 //! it: a message that would have arrived did not, a byte that was written was lost, a connection
 //! was refused. A fault that fires often and never matters tests nothing.
 
-use crate::plan::Plan;
+use crate::plan::{MS, Plan, SECOND};
+use crate::seed;
+use crate::text::{Field, field, field_of, parts};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -27,6 +29,18 @@ faults! {
     OneWay "one-way",
     IsolateLeader "isolate-leader",
     SlowLink "slow-link",
+    Minority "minority",
+    Bridge "bridge",
+    Ring "ring",
+    GroupPartition "group-partition",
+    Flapping "flapping",
+    Swizzle "swizzle",
+    Reset "reset",
+    OneSideClosed "one-side-closed",
+    HalfOpen "half-open",
+    DeafPeer "deaf-peer",
+    HeavyTail "heavy-tail",
+    DropClass "drop-class",
     Drop "drop",
     Duplicate "duplicate",
     Reorder "reorder",
@@ -35,6 +49,13 @@ faults! {
     Crash "crash",
     CrashInWrite "crash-in-write",
     Pause "pause",
+    LongPause "long-pause",
+    FreezeAll "freeze-all",
+    TickStarvation "tick-starvation",
+    ClockOffset "clock-offset",
+    ClockDrift "clock-drift",
+    ClockDriftWide "clock-drift-wide",
+    CoreOnly "core-only",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
     Waves "quorum-waves",
@@ -43,6 +64,7 @@ faults! {
     LostWrites "lost-writes",
     TornWrites "torn-writes",
     SlowDisk "slow-disk",
+    LeaderStall "leader-stall",
     DiskError "disk-error",
     Wipe "wipe",
     // Identity.
@@ -55,6 +77,8 @@ faults! {
     Restored "restored-cluster",
 }
 
+field_of!(Fault, Fault::ALL);
+
 impl Fault {
     /// Whether the nemesis does it. The others are properties of links, crashes and clocks.
     pub fn is_act(self) -> bool {
@@ -66,6 +90,12 @@ impl Fault {
                 | Fault::LateReplay
                 | Fault::LostWrites
                 | Fault::TornWrites
+                | Fault::HeavyTail
+                | Fault::DropClass
+                | Fault::ClockOffset
+                | Fault::ClockDrift
+                | Fault::ClockDriftWide
+                | Fault::CoreOnly
         )
     }
 }
@@ -98,36 +128,187 @@ impl Counters {
     }
 }
 
+/// The acts, and how they are read from a tape. Fields are numbers, or what else `text::Field` reads.
+macro_rules! acts {
+    ($(#[$meta:meta])* pub enum Act {
+        $($(#[$about:meta])* $variant:ident $({ $($field:ident: $type:ty),* $(,)? })?,)*
+    }) => {
+        $(#[$meta])*
+        pub enum Act { $($(#[$about])* $variant $({ $($field: $type),* })?,)* }
+        impl Field for Act {
+            fn read(text: &str) -> Option<Act> {
+                let (name, _fields) = parts(text)?;
+                match name {
+                    $(stringify!($variant) => Some(Act::$variant $({
+                        $($field: field(&_fields, stringify!($field))?),*
+                    })?),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+acts! {
 /// What the nemesis wants to happen next. The world carries it out, or not when it may not: a
 /// crash of a member that is down already is no crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    Partition { side: u64 },
-    OneWay { from: usize, to: usize },
+    Partition {
+        side: u64,
+    },
+    OneWay {
+        from: usize,
+        to: usize,
+    },
     IsolateLeader,
-    SlowLink { from: usize, to: usize },
+    SlowLink {
+        from: usize,
+        to: usize,
+    },
+    Minority {
+        draw: u64,
+    },
+    Bridge {
+        middle: usize,
+        side: u64,
+    },
+    Ring,
+    GroupPartition {
+        draw: u64,
+        side: u64,
+    },
+    /// Links of `member` (or the one to `other`) go down and up again in turn.
+    Flap {
+        member: usize,
+        other: Option<usize>,
+        period_us: u64,
+        turns: u64,
+    },
+    Swizzle {
+        draw: u64,
+    },
+    /// One part of a swizzle: nothing leaves for this member until then.
+    Clog {
+        member: usize,
+        for_us: u64,
+    },
+    Reset {
+        a: usize,
+        b: usize,
+    },
+    OneSideClosed {
+        from: usize,
+        to: usize,
+    },
+    HalfOpen {
+        member: usize,
+        down_us: u64,
+    },
+    DeafPeer {
+        member: usize,
+        for_us: u64,
+    },
+    /// The peers of a member have heard nothing of it for as long as they wait.
+    Silence {
+        member: usize,
+    },
+    LongPause {
+        member: usize,
+        for_us: u64,
+    },
+    FreezeAll {
+        for_us: u64,
+    },
+    StarveTicks {
+        member: usize,
+        for_us: u64,
+    },
+    LeaderStall {
+        for_us: u64,
+    },
     Heal,
-    Crash { member: usize, down_us: u64 },
-    CrashInWrite { member: usize, after_ops: u64, down_us: u64 },
-    Pause { member: usize, for_us: u64 },
-    QuorumEdge { down_us: u64 },
-    QuorumLoss { down_us: u64 },
-    Transfer { to: usize },
-    SlowDisk { member: usize, for_us: u64 },
-    DiskError { member: usize, down_us: u64 },
-    Wipe { member: usize },
-    ForeignPeer { member: usize, for_us: u64 },
-    MidStream { member: usize, for_us: u64 },
-    OldId { member: usize },
-    OtherClusterDir { member: usize },
-    OtherMemberDir { member: usize, of: usize },
-    OlderStore { member: usize },
-    Restored { survivor: usize },
-    Waves { first: usize, down_us: u64 },
+    Crash {
+        member: usize,
+        down_us: u64,
+    },
+    CrashInWrite {
+        member: usize,
+        after_ops: u64,
+        down_us: u64,
+    },
+    Pause {
+        member: usize,
+        for_us: u64,
+    },
+    QuorumEdge {
+        down_us: u64,
+    },
+    QuorumLoss {
+        down_us: u64,
+    },
+    Transfer {
+        to: usize,
+    },
+    SlowDisk {
+        member: usize,
+        for_us: u64,
+    },
+    DiskError {
+        member: usize,
+        down_us: u64,
+    },
+    Wipe {
+        member: usize,
+    },
+    ForeignPeer {
+        member: usize,
+        for_us: u64,
+    },
+    MidStream {
+        member: usize,
+        for_us: u64,
+    },
+    OldId {
+        member: usize,
+    },
+    OtherClusterDir {
+        member: usize,
+    },
+    OtherMemberDir {
+        member: usize,
+        of: usize,
+    },
+    OlderStore {
+        member: usize,
+    },
+    Restored {
+        survivor: usize,
+        draw: u64,
+    },
+    Waves {
+        first: usize,
+        down_us: u64,
+    },
+    /// A member's turn in a wave.
+    Wave {
+        member: usize,
+        down_us: u64,
+    },
+}
 }
 
-/// Draws acts from the faults that are on.
+/// A time between two bounds, each doubling as likely as the next.
+fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
+    let doublings = u64::from((high / low).ilog2()) + 1;
+    let base = low << (draw % doublings);
+    (base + (draw >> 8) % base).min(high)
+}
+
+/// Draws acts from the faults that are on. Each turn draws from a place of its own.
 pub struct Nemesis {
+    key: u64,
+    turns: u64,
     rng: Prng,
     choices: Vec<Fault>,
 }
@@ -135,7 +316,15 @@ pub struct Nemesis {
 impl Nemesis {
     pub fn new(plan: &Plan) -> Nemesis {
         let choices = Fault::ALL.iter().copied().filter(|f| f.is_act() && plan.on(*f)).collect();
-        Nemesis { rng: Prng::stream(plan.seed, "nemesis"), choices }
+        Nemesis { key: plan.name.key("nemesis"), turns: 0, rng: plan.stream("nemesis"), choices }
+    }
+
+    /// Goes on to the next turn; the number that its details are drawn from.
+    pub fn turn(&mut self) -> u64 {
+        self.turns += 1;
+        let word = seed::at(self.key, self.turns);
+        self.rng = Prng::new(word);
+        word
     }
 
     /// How long until the next act.
@@ -152,6 +341,7 @@ impl Nemesis {
         let tick = plan.tick_us;
         let time = rng.between(tick, plan.election_us() * 4);
         let n = members as u64;
+        let c = rng.next_u64();
         let member = (a % n) as usize;
         // A member that is alone has links to nobody: whatever is done to them does nothing.
         let other = ((a % n + 1 + b % (n - 1).max(1)) % n) as usize;
@@ -166,6 +356,30 @@ impl Nemesis {
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },
+            Fault::Minority => Act::Minority { draw: c },
+            Fault::Bridge => Act::Bridge { middle: member, side: b },
+            Fault::Ring => Act::Ring,
+            Fault::GroupPartition => Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2) },
+            Fault::Flapping => Act::Flap {
+                member,
+                other: (c % 2 == 0).then_some(other),
+                // Around half the election timeout: about when a follower gives a leader up.
+                period_us: plan.election_us() * (2 + c / 2 % 9) / 8,
+                turns: 4 + c % 12,
+            },
+            Fault::Swizzle => Act::Swizzle { draw: c },
+            Fault::Reset => Act::Reset { a: member, b: other },
+            Fault::OneSideClosed => Act::OneSideClosed { from: member, to: other },
+            Fault::HalfOpen => Act::HalfOpen { member, down_us: time },
+            Fault::DeafPeer => {
+                Act::DeafPeer { member, for_us: log_uniform(c, SECOND, 120 * SECOND) }
+            }
+            Fault::LongPause => {
+                Act::LongPause { member, for_us: log_uniform(c, 10 * MS, 60 * SECOND) }
+            }
+            Fault::FreezeAll => Act::FreezeAll { for_us: log_uniform(c, 10 * MS, 600 * SECOND) },
+            Fault::TickStarvation => Act::StarveTicks { member, for_us: time },
+            Fault::LeaderStall => Act::LeaderStall { for_us: log_uniform(c, SECOND, 60 * SECOND) },
             Fault::Crash => Act::Crash { member, down_us: time },
             Fault::CrashInWrite => {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }
@@ -183,7 +397,7 @@ impl Nemesis {
             Fault::OtherClusterDir => Act::OtherClusterDir { member },
             Fault::OtherMemberDir => Act::OtherMemberDir { member, of: other },
             Fault::OlderStore => Act::OlderStore { member },
-            Fault::Restored => Act::Restored { survivor: member },
+            Fault::Restored => Act::Restored { survivor: member, draw: c },
             Fault::Waves => Act::Waves { first: member, down_us: time },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })

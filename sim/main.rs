@@ -10,6 +10,7 @@ compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from th
 
 mod chaos;
 mod conf;
+mod core_mode;
 mod faults;
 mod finale;
 mod history;
@@ -19,10 +20,13 @@ mod member;
 mod model;
 mod net;
 mod plan;
-mod runner;
+mod run;
 mod safety;
+mod seed;
 mod strangers;
 mod swarm;
+mod tape;
+mod text;
 mod trace;
 mod workload;
 mod world;
@@ -30,5 +34,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main()
+    run::main()
 }

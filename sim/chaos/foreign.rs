@@ -35,7 +35,7 @@ pub struct Foreign {
 impl World {
     /// A cluster of one, at the address and under the id of member `m`.
     pub(super) fn found_foreign(&mut self, m: usize, by: Fault) -> Result<Foreign, Violation> {
-        let mut draws = Prng::stream(self.plan.seed ^ self.trace.events(), "foreign");
+        let mut draws = Prng::stream(self.processes, "foreign");
         let own = &self.slots[m].birth;
         let birth = Birth {
             cluster: FOREIGN_CLUSTER,

@@ -2,7 +2,7 @@
 
 use super::Phase;
 use crate::conf::is_quorum;
-use crate::faults::Fault;
+use crate::faults::{Act, Fault};
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
 use crate::world::{Condition, Event, World};
@@ -50,23 +50,29 @@ impl World {
         let stagger = down_us / n as u64 + 1;
         for i in 0..n {
             let m = (first + i) % n;
-            self.after(1 + i as u64 * stagger, Event::Wave { m, down_us });
+            let act = Act::Wave { member: m, down_us };
+            self.after(1 + i as u64 * stagger, Event::Act { act });
         }
     }
 
-    pub fn wave(&mut self, m: usize, down_us: u64) {
-        if self.acting && self.phase.is_none() && !self.slots[m].wiped {
+    pub(super) fn wave(&mut self, m: usize, down_us: u64) {
+        if !self.slots[m].wiped {
             self.crash(m, down_us, Fault::Waves);
         }
     }
 
     /// Every configuration that some group acts on, or will when a change comes through.
-    fn active_confs(&self) -> Vec<ConfState> {
+    pub fn active_confs(&self) -> Vec<ConfState> {
         (1..=self.plan.groups).flat_map(|g| self.safety.confs.active(GroupId(g))).collect()
     }
 
-    fn lost_for_ever(&self) -> BTreeSet<NodeId> {
+    pub fn lost_for_ever(&self) -> BTreeSet<NodeId> {
         self.slots.iter().filter(|s| s.wiped || s.is_gone()).map(|s| s.node).collect()
+    }
+
+    /// Whether every configuration that is acted on has a quorum without these.
+    pub fn bears(&self, down: &BTreeSet<NodeId>) -> bool {
+        self.active_confs().iter().all(|conf| is_quorum(conf, |id| !down.contains(&id)))
     }
 
     /// The voters, beginning anywhere.
@@ -80,7 +86,7 @@ impl World {
     }
 
     /// Takes `down` down and brings everybody else up.
-    fn begin_phase(&mut self, phase: Phase, down: &BTreeSet<NodeId>, down_us: u64) {
+    pub(super) fn begin_phase(&mut self, phase: Phase, down: &BTreeSet<NodeId>, down_us: u64) {
         self.net.set_calm(true);
         self.phase = Some(phase);
         self.steady();
@@ -119,20 +125,29 @@ impl World {
     fn start_phase_clock(&mut self, for_us: u64) {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
+        self.phase_asked.clear();
+        self.phase_ends_us = self.now_us + for_us;
         self.after(for_us, Event::EndOfPhase);
     }
 
     /// Takes back what would keep a healthy member from serving.
     pub fn steady(&mut self) {
         let now = self.now_us;
+        self.frozen_until_us = self.frozen_until_us.min(now);
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
+            slot.stalled_until_us = slot.stalled_until_us.min(now);
+            slot.stall_us = None;
+            slot.starved_until_us = 0;
             slot.slow_until_us = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();
                 slot.disk.clear_crash_after();
             }
+        }
+        for m in 0..self.slots.len() {
+            self.wake(m);
         }
     }
 
@@ -156,6 +171,9 @@ impl World {
             return Ok(());
         }
         for g in 1..=self.plan.groups {
+            if self.is_told() && !self.phase_asked.contains(&GroupId(g)) {
+                continue;
+            }
             ensure!(
                 self.phase_acks.get(&GroupId(g)).is_some_and(|n| *n > 0),
                 "no-service",

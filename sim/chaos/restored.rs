@@ -47,13 +47,13 @@ enum From {
 }
 
 impl World {
-    pub(super) fn restore_beside(&mut self, survivor: usize) -> Checked {
+    pub(super) fn restore_beside(&mut self, survivor: usize, draw: u64) -> Checked {
         let slot = &self.slots[survivor];
         if slot.wiped || slot.disk.is_off() || slot.process == 0 {
             return Ok(());
         }
         self.counters.fired(Fault::Restored);
-        let mut draws = Prng::stream(self.plan.seed ^ self.trace.events(), "restored");
+        let mut draws = Prng::stream(draw, "restored");
         let from = [From::Directory, From::Store, From::LiveCopy][draws.below(3) as usize];
         let lost = self.slots[survivor].disk.fork();
         let source = match self.source(survivor, &lost, from) {

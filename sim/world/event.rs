@@ -1,6 +1,6 @@
 //! What can happen, and when: the items of the heap.
 
-use crate::faults::Fault;
+use crate::faults::{Act, Fault};
 use crate::history::{Answer, Call, CallId};
 use crate::member::Work;
 use quorate::multiraft::NodeMessage;
@@ -21,6 +21,8 @@ pub enum Event {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        /// The connection it was sent on.
+        stream: u64,
         /// The data directory of the process that sent it, and whether that is a wiped one.
         sender: (Incarnation, bool),
         what: Rc<NodeMessage>,
@@ -71,10 +73,13 @@ pub enum Event {
         call: CallId,
     },
     Nemesis,
-    /// A member's turn in a wave of crashes.
-    Wave {
+    /// Something the nemesis has begun goes on.
+    Act {
+        act: Act,
+    },
+    /// A process that stood still, or its core, goes on.
+    Wake {
         m: usize,
-        down_us: u64,
     },
     Restart {
         m: usize,
@@ -88,9 +93,15 @@ pub(super) struct Item {
     pub event: Event,
 }
 
+impl Item {
+    fn place_in_time(&self) -> (u64, u8, u64) {
+        (self.at_us, self.event.rank(), self.seq)
+    }
+}
+
 impl PartialEq for Item {
     fn eq(&self, other: &Item) -> bool {
-        (self.at_us, self.seq) == (other.at_us, other.seq)
+        self.place_in_time() == other.place_in_time()
     }
 }
 impl Eq for Item {}
@@ -101,11 +112,18 @@ impl PartialOrd for Item {
 }
 impl Ord for Item {
     fn cmp(&self, other: &Item) -> std::cmp::Ordering {
-        (self.at_us, self.seq).cmp(&(other.at_us, other.seq))
+        self.place_in_time().cmp(&other.place_in_time())
     }
 }
 
 impl Event {
+    pub(super) const NEMESIS: u64 = 8;
+
+    /// Which goes first at one time: acts, so that a tape's come where the seed's came.
+    fn rank(&self) -> u8 {
+        u8::from(!matches!(self, Event::Nemesis))
+    }
+
     /// A number for the trace, and the process without which the event is void.
     pub(super) fn place(&self) -> (u64, Option<(usize, Process)>) {
         match self {
@@ -119,10 +137,32 @@ impl Event {
             Event::Request { m, p, .. } => (5, Some((*m, *p))),
             Event::Reply { .. } => (6, None),
             Event::GiveUp { .. } => (7, None),
-            Event::Nemesis => (8, None),
-            Event::Wave { .. } => (13, None),
+            Event::Nemesis => (Event::NEMESIS, None),
             Event::Restart { .. } => (9, None),
             Event::EndOfPhase => (10, None),
+            Event::Act { .. } => (13, None),
+            Event::Wake { .. } => (14, None),
+        }
+    }
+
+    /// The member that it happens to, if that is a running process.
+    pub(super) fn member(&self) -> Option<usize> {
+        match self {
+            Event::Arrive { to, .. } => Some(*to),
+            other => other.place().1.map(|(m, _)| m),
+        }
+    }
+
+    /// Whether it needs the core, which stands still while its log is being synced.
+    pub(super) fn needs_core(&self) -> bool {
+        match self {
+            Event::Tick { .. }
+            | Event::Tell { .. }
+            | Event::Request { .. }
+            | Event::Refused { .. }
+            | Event::Arrive { .. } => true,
+            Event::Work { work, .. } => matches!(work, Work::WalSync | Work::Turn),
+            _ => false,
         }
     }
 }

@@ -6,6 +6,8 @@
 //! clock moves only between events; nothing else is allowed to know the time.
 
 mod clients;
+pub mod clock;
+mod decisions;
 mod event;
 mod members;
 mod messages;
@@ -18,9 +20,11 @@ use crate::chaos::Foreign;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
 use crate::net::Net;
-use crate::plan::{MS, Plan};
-use crate::runner::{self, Outcome};
+use crate::plan::Plan;
+use crate::run::{self, Job, Outcome};
 use crate::safety::{Checked, Safety, Violation};
+use crate::seed;
+use crate::tape::{Decision, Script};
 use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
@@ -29,7 +33,7 @@ use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,8 +51,15 @@ pub struct World {
     pub nemesis: Nemesis,
     pub counters: Counters,
     pub trace: Trace,
+    /// Spread of what clients and disks take: noise, drawn anew at each event by its time.
     pub travel: Prng,
+    travel_key: u64,
+    /// The details of the newest act, and of what follows from it.
     pub crashes: Prng,
+    /// What was decided, if somebody wants to know.
+    decided: Option<Vec<Decision>>,
+    /// What a tape says is to happen, instead of drawing it.
+    script: Option<Script>,
     pub processes: Process,
     pub restarts: u64,
     pub snapshots: u64,
@@ -57,6 +68,9 @@ pub struct World {
     /// Answered calls per group since the phase began that had begun in it.
     pub phase_began_us: u64,
     pub phase_acks: BTreeMap<GroupId, u64>,
+    /// Groups that were asked when the phase's promise was due, and early enough for an answer.
+    pub phase_asked: BTreeSet<GroupId>,
+    pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
     /// Member addresses at which somebody else answers.
@@ -66,6 +80,10 @@ pub struct World {
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
+    /// How long everybody stood still since this was looked at last.
+    pub frozen_us: u64,
+    /// Until then everybody stands still, the nemesis and those who would start included.
+    pub frozen_until_us: u64,
     /// Clients begin no further calls.
     pub quiet: bool,
     /// The canary: the next successful write's revision is changed on its way to the client.
@@ -73,13 +91,13 @@ pub struct World {
 }
 
 /// Plays one seed to its end.
-pub fn play(plan: Plan, verbose: bool) -> Outcome {
-    play_world(World::new(plan, verbose))
+pub fn play(plan: Plan, job: &Job) -> Outcome {
+    play_world(World::new(plan, job))
 }
 
 /// Plays a seed with one reply spoilt on its way.
 pub fn play_spoilt(plan: Plan) -> Outcome {
-    let mut world = World::new(plan, false);
+    let mut world = World::new(plan, &Job::default());
     world.spoil = true;
     play_world(world)
 }
@@ -89,9 +107,11 @@ fn play_world(mut world: World) -> Outcome {
     let violation = match end {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
-        Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
+        Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
+    let tape = world.take_tape();
     Outcome {
+        tape,
         trace: world.trace.hash(),
         events: world.trace.events(),
         virtual_us: world.now_us,
@@ -106,8 +126,9 @@ fn play_world(mut world: World) -> Outcome {
 }
 
 impl World {
-    pub fn new(plan: Plan, verbose: bool) -> World {
+    pub fn new(plan: Plan, job: &Job) -> World {
         let plan = Rc::new(plan);
+        let script = job.tape.as_ref().map(|tape| Script::new(tape, &plan));
         let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
@@ -116,27 +137,34 @@ impl World {
             seq: 0,
             queue: BinaryHeap::new(),
             slots,
-            net: Net::new(&plan),
-            history: History::new(plan.groups),
+            net: Net::new(&plan, script.as_ref(), job.record),
+            history: History::new(plan.groups, plan.drift_ppm()),
             safety: Safety::new(plan.groups, &founders),
             clients,
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
-            trace: Trace::new(verbose),
-            travel: Prng::stream(plan.seed, "client-travel"),
-            crashes: Prng::stream(plan.seed, "crashes"),
+            trace: Trace::new(job.verbose),
+            travel: plan.stream("noise"),
+            travel_key: plan.name.key("noise"),
+            crashes: plan.stream("crashes"),
+            decided: job.record.then(Vec::new),
+            script,
             processes: 0,
             restarts: 0,
             snapshots: 0,
             callers: BTreeMap::new(),
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
+            phase_asked: BTreeSet::new(),
+            phase_ends_us: 0,
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
             older: BTreeMap::new(),
             transfer: None,
             acting: false,
+            frozen_us: 0,
+            frozen_until_us: 0,
             quiet: false,
             spoil: false,
             plan,
@@ -167,14 +195,20 @@ impl World {
         }
         for c in 0..self.clients.len() {
             let think = self.clients[c].think_us(&self.plan);
-            self.after(think, Event::Ask { c });
+            self.plan_ask(c, think);
         }
         // The cluster first comes to life undisturbed, so that its members know each other's data
         // directories; disturbances of that are seeds' whose first fault comes early.
+        self.nemesis.turn();
         let gap = self.nemesis.gap_us(&self.plan);
-        self.after(self.plan.election_us() * 3 + gap, Event::Nemesis);
+        self.plan_act(self.plan.election_us() * 3 + gap);
         self.acting = true;
-        self.run_until(self.plan.chaos_us)?;
+        let mut end_us = self.plan.chaos_us;
+        while self.now_us < end_us {
+            self.run_until(end_us)?;
+            // While the whole world stood still there was no chaos.
+            end_us += std::mem::take(&mut self.frozen_us);
+        }
         self.acting = false;
         self.finale()
     }
@@ -213,27 +247,45 @@ impl World {
             if slot.process != p || slot.live.is_none() {
                 return Ok(());
             }
-            if slot.paused_until_us > self.now_us {
-                self.counters.mattered(Fault::Pause);
-                let until = slot.paused_until_us;
-                self.at(until, item.event);
-                return Ok(());
-            }
         }
-        self.trace.event(self.now_us, kind);
-        self.event(item.event)
+        let event = match item.event.member() {
+            Some(m) => match self.park(m, item.event) {
+                Some(event) => event,
+                None => return Ok(()),
+            },
+            None => item.event,
+        };
+        // A turn of the nemesis is an event only when something comes of it (`disturb`).
+        if kind != Event::NEMESIS {
+            self.trace.event(self.now_us, kind);
+        }
+        // Noise belongs to a time and a place: a decision that is taken away elsewhere does not
+        // change it.
+        let place = target.map_or(0, |(m, _)| m as u64 + 1) << 8 | kind;
+        self.travel = Prng::new(seed::at(seed::at(self.travel_key, self.now_us), place));
+        self.event(event)
     }
 
     fn event(&mut self, event: Event) -> Checked {
         match event {
             Event::Tick { m, p } => {
                 self.trace.word(m as u64);
-                self.after(self.plan.tick_us, Event::Tick { m, p });
-                let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+                let slot = &self.slots[m];
+                let every_us = slot.clock.true_us(self.plan.tick_us);
+                let (now_ms, starved) =
+                    (slot.now_ms(self.now_us), slot.starved_until_us > self.now_us);
+                if slot.clock.drifts() {
+                    self.counters.mattered(clock::drift_fault(&self.plan));
+                }
+                self.after(every_us, Event::Tick { m, p });
+                if starved {
+                    self.counters.mattered(Fault::TickStarvation);
+                    return Ok(());
+                }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, sender, &what)
+            Event::Arrive { from, to, copy, stream, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, stream, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
@@ -250,8 +302,9 @@ impl World {
             Event::Reply { c, call, answer } => self.reply(c, call, *answer),
             Event::GiveUp { c, call } => self.give_up(c, call),
             Event::Nemesis => self.disturb(),
-            Event::Wave { m, down_us } => {
-                self.wave(m, down_us);
+            Event::Act { act } => self.go_on(act),
+            Event::Wake { m } => {
+                self.wake(m);
                 Ok(())
             }
             Event::Restart { m } => self.restart(m),
