@@ -10,6 +10,8 @@ compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from th
 
 mod chaos;
 mod conf;
+mod coverage;
+mod effects;
 mod faults;
 mod finale;
 mod history;

@@ -1,6 +1,7 @@
 //! One running member: its core, applier, log and snapshot ends, as production wires them, with
 //! the queues between them in plain sight.
 
+use crate::coverage::{Facet, conf_kind, peer_phase, role};
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
@@ -221,8 +222,34 @@ impl Live {
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
-        let status = self.core.status(group)?.raft;
-        Some(Said {
+        self.said_and_facet(group).map(|both| both.0)
+    }
+
+    /// What a replica says of itself, and what is left of it when the numbers are gone.
+    pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
+        let whole = self.core.status(group)?;
+        let status = whole.raft;
+        let mut phases = u16::from(whole.fetching)
+            | u16::from(!self.installs.is_empty()) << 1
+            | u16::from(!status.transferee.is_none()) << 2
+            | u16::from(whole.reads_waiting > 0) << 3
+            | u16::from(whole.parked > 0) << 4
+            | u16::from(self.checkpoint.is_some()) << 5
+            | u16::from(whole.leases > 0) << 6;
+        for peer in &status.progress {
+            phases |= peer_phase(peer.state);
+        }
+        let facet = Facet {
+            up: true,
+            role: role(status.role),
+            term: status.term,
+            last: status.last,
+            commit: status.commit,
+            applied: status.applied,
+            phases,
+            conf: conf_kind(&status.conf),
+        };
+        let said = Said {
             term: status.term,
             vote: status.vote,
             is_leader: status.role == Role::Leader,
@@ -230,7 +257,8 @@ impl Live {
             applied: status.applied,
             last: status.last,
             conf: status.conf,
-        })
+        };
+        Some((said, facet))
     }
 
     /// Requests and reads that wait inside the core: bounded.

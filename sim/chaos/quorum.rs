@@ -112,6 +112,7 @@ impl World {
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
             slot.slow_until_us = 0;
+            slot.crash_in_effects = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();

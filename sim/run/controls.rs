@@ -3,7 +3,7 @@
 use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
-use crate::{history, model, tape};
+use crate::{history, model, safety, tape};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
 const CONTROLS: &[(&str, fn())] = &[
@@ -32,4 +32,11 @@ fn canary() {
     let Outcome { violation, .. } = runtime.block_on(async { world::play_spoilt(Plan::new(1)) });
     let rule = violation.as_ref().map(|v| v.rule);
     assert_eq!(rule, Some("wrong-reply"), "the canary lives: a spoilt reply gave {violation:?}");
+    // With that rule switched off the same run goes on: nothing else had noticed in its place.
+    let blind = safety::blinded("wrong-reply", || {
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default());
+        runtime.block_on(async { world::play_spoilt(Plan::new(1)) }).violation
+    });
+    let rule = blind.as_ref().map(|v| v.rule);
+    assert_ne!(rule, Some("wrong-reply"), "a rule that is switched off still speaks: {blind:?}");
 }

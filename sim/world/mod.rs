@@ -6,15 +6,19 @@
 //! clock moves only between events; nothing else is allowed to know the time.
 
 mod clients;
+mod crashes;
 mod decisions;
 mod event;
 mod members;
 mod messages;
 mod slot;
 
+pub use crashes::Point;
 pub use event::{Event, Process};
 pub use slot::{Condition, SLOTS_MAX, Slot};
 
+use crate::coverage::Coverage;
+use crate::effects::Effects;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
 use crate::net::Net;
@@ -53,6 +57,12 @@ pub struct World {
     travel_key: u64,
     /// The details of the newest act, and of what follows from it.
     pub crashes: Prng,
+    pub coverage: Coverage,
+    pub effects: Effects,
+    /// Where to crash, if that is what this run is for.
+    point: Option<Point>,
+    /// The disturbances end early.
+    chaos_ends_us: u64,
     /// What was decided, if somebody wants to know.
     decided: Option<Vec<Decision>>,
     /// What a tape says is to happen, instead of drawing it.
@@ -103,6 +113,11 @@ fn play_world(mut world: World) -> Outcome {
     let tape = world.take_tape();
     Outcome {
         tape,
+        pairs: std::mem::take(&mut world.effects.pairs),
+        places: world.effects.places.take().unwrap_or_default(),
+        point_reached: world.point.is_none(),
+        states: std::mem::take(&mut world.coverage.states),
+        probes: std::mem::take(&mut world.coverage.probes),
         trace: world.trace.hash(),
         events: world.trace.events(),
         virtual_us: world.now_us,
@@ -138,6 +153,10 @@ impl World {
             travel: plan.stream("noise"),
             travel_key: plan.name.key("noise"),
             crashes: plan.stream("crashes"),
+            coverage: Coverage::default(),
+            effects: Effects::new(job.places),
+            point: job.point,
+            chaos_ends_us: u64::MAX,
             decided: job.record.then(Vec::new),
             script,
             processes: 0,
@@ -191,7 +210,8 @@ impl World {
         let gap = self.nemesis.gap_us(&self.plan);
         self.plan_act(self.plan.election_us() * 3 + gap);
         self.acting = true;
-        self.run_until(self.plan.chaos_us)?;
+        let end_us = self.plan.chaos_us;
+        self.run_to(end_us, |w| w.now_us >= w.chaos_ends_us)?;
         self.acting = false;
         self.finale()
     }
