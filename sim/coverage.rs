@@ -1,9 +1,9 @@
 //! Which states the protocol has been in, and which corners of the code.
 //!
 //! A group's *abstract state* is what is left of it when all numbers are gone: each member's role
-//! and whether it runs, its term and its log only as a rank among the others, how far it has
-//! committed and applied, whether it fetches or installs a snapshot, hands over its leadership, the
-//! kind of configuration, and whether links are cut. States are counted per run; a seed that
+//! and whether it runs, its term and its log only as a rank among the others, whether its log
+//! is committed to the end, whether a snapshot comes in or goes out, whether leadership is handed over,
+//! the kind of configuration, and what disturbs the cluster. States are counted per run; a seed that
 //! reaches one which few others have is worth a second look (`run::corpus`).
 //!
 //! Probes are names of corners (`World::reached`); the notes of Raft count as well. The run names
@@ -59,9 +59,7 @@ pub struct Facet {
     pub term: Term,
     pub last: LogIndex,
     pub commit: LogIndex,
-    pub applied: LogIndex,
-    /// Phases that are on or off: fetching, installing, handing over, waiting reads, parked
-    /// proposals, a checkpoint under way, peers that are probed or lag behind a snapshot.
+    /// Phases that are on or off: a snapshot comes in, leadership goes away, a peer gets a snapshot.
     pub phases: u16,
     pub conf: u8,
 }
@@ -76,9 +74,8 @@ pub fn role(role: Role) -> u8 {
 
 pub fn peer_phase(state: PeerState) -> u16 {
     match state {
-        PeerState::Probe => 1 << 8,
-        PeerState::Snapshot => 1 << 9,
-        _ => 0,
+        PeerState::Snapshot => 1 << 2,
+        PeerState::Probe | PeerState::Replicate => 0,
     }
 }
 
@@ -109,7 +106,7 @@ impl Coverage {
         }
         facets[m] = facet;
         let rank = |of: &dyn Fn(&Facet) -> (u64, u64), mine: &Facet| {
-            facets.iter().filter(|f| f.up && of(f) > of(mine)).count().min(3) as u64
+            facets.iter().filter(|f| f.up && of(f) > of(mine)).count().min(2) as u64
         };
         let mut words: Vec<u64> = facets
             .iter()
@@ -119,9 +116,8 @@ impl Coverage {
                 }
                 let term = rank(&|f| (f.term.0, 0), f);
                 let log = rank(&|f| (f.last.0, 0), f);
-                let commit = rank(&|f| (f.commit.0, 0), f);
-                let behind = u64::from(f.applied < f.commit) | u64::from(f.commit < f.last) << 1;
-                let word = u64::from(f.role) | term << 2 | log << 4 | commit << 6 | behind << 8;
+                let behind = u64::from(f.commit < f.last);
+                let word = u64::from(f.role) | term << 2 | log << 4 | behind << 6;
                 2 | word << 2 | u64::from(f.conf) << 12 | u64::from(f.phases) << 16
             })
             .collect();

@@ -206,6 +206,9 @@ pub fn merge(into: &mut BTreeMap<Pair, PairCount>, from: &BTreeMap<Pair, PairCou
     }
 }
 
+/// Pairs that are named at most: a short run misses many.
+const NAMED_MAX: usize = 24;
+
 /// What a run says of its pairs.
 pub fn report(pairs: &BTreeMap<Pair, PairCount>) -> String {
     let hit = pairs.values().filter(|c| c.crashed > 0).count();
@@ -214,11 +217,12 @@ pub fn report(pairs: &BTreeMap<Pair, PairCount>) -> String {
         .filter(|(_, c)| c.crashed == 0)
         .map(|((a, b), c)| format!("{a}|{b} (seen {})", c.seen))
         .collect();
+    let named = &never[..never.len().min(NAMED_MAX)];
     let crashes: u64 = pairs.values().map(|c| c.crashed).sum();
     format!(
         "crash pairs: {hit} of {} hit, {crashes} crashes between effects{}{}",
         pairs.len(),
         if never.is_empty() { "" } else { "; never hit: " },
-        never.join(", ")
+        named.join(", ")
     )
 }

@@ -229,13 +229,8 @@ impl Live {
     pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
         let whole = self.core.status(group)?;
         let status = whole.raft;
-        let mut phases = u16::from(whole.fetching)
-            | u16::from(!self.installs.is_empty()) << 1
-            | u16::from(!status.transferee.is_none()) << 2
-            | u16::from(whole.reads_waiting > 0) << 3
-            | u16::from(whole.parked > 0) << 4
-            | u16::from(self.checkpoint.is_some()) << 5
-            | u16::from(whole.leases > 0) << 6;
+        let mut phases = u16::from(whole.fetching || !self.installs.is_empty())
+            | u16::from(!status.transferee.is_none()) << 1;
         for peer in &status.progress {
             phases |= peer_phase(peer.state);
         }
@@ -245,7 +240,6 @@ impl Live {
             term: status.term,
             last: status.last,
             commit: status.commit,
-            applied: status.applied,
             phases,
             conf: conf_kind(&status.conf),
         };

@@ -2,9 +2,15 @@
 //!
 //! A link is open or cut, and slow or not. What is sent over an open link arrives after a drawn
 //! delay, in order as one stream delivers it, unless the plan turns reordering on. A link that is
-//! cut when a message would arrive loses it. Sessions stand for connections: each pair of
+//! cut when a message would arrive loses it; one that is clogged holds it up, within the bounds of
+//! the sender's outbox; one that is reset loses what is on its way. Sessions stand for connections: each pair of
 //! processes shakes hands once before anything is delivered, and again when one of them or the
 //! link has changed. Who may speak is the product's own judgement; this file only remembers it.
+
+mod session;
+mod sift;
+
+pub use session::SILENCE_US;
 
 use crate::faults::{Counters, Fault};
 use crate::plan::{Delay, MS, Plan, SECOND};
@@ -12,34 +18,73 @@ use crate::seed;
 use crate::tape::{Decision, Fate, Fates, Moment, Script};
 use crate::world::SLOTS_MAX;
 use quorate::multiraft::NodeMessage;
-use quorate::types::MessageBody;
 use quorate::types::prng::Prng;
-use std::collections::BTreeMap;
+use quorate::types::{GroupId, MessageBody};
+use session::Sessions;
+use sift::{Class, OutboxBounds, Waiting};
+
+/// No message is held up longer by the heavy tail.
+const HEAVY_US_MAX: u64 = 2 * SECOND;
+
+/// What holds a link up: everything sent over it waits until then, as far as there is room.
+#[derive(Clone, Copy, Debug)]
+struct Clog {
+    until_us: u64,
+    why: Fault,
+    waiting: Waiting,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     /// The act that cut it, if any.
     cut: Option<Fault>,
+    /// Groups whose messages it loses: bit by group.
+    groups_cut: u64,
     slow: bool,
+    clogged: Option<Clog>,
     /// Nothing on this link arrives before what was sent earlier.
     busy_until_us: u64,
     /// The newest message's time, and its number among those of that time.
     newest: Moment,
+    /// Counts the connections that were reset; what was sent on an earlier one is lost.
+    stream: u64,
+    /// What the newest reset was done by.
+    reset_by: Option<Fault>,
+}
+
+impl Link {
+    fn reset(&mut self, why: Fault) {
+        self.stream += 1;
+        self.reset_by = Some(why);
+        self.clogged = None;
+        self.busy_until_us = 0;
+    }
+
+    fn clog(&mut self, now_us: u64, until_us: u64, why: Fault) {
+        let later = self.clogged.is_some_and(|c| c.until_us >= until_us);
+        if until_us > now_us && !later {
+            let waiting = self.clogged.map_or(Waiting::default(), |c| c.waiting);
+            self.clogged = Some(Clog { until_us, why, waiting });
+        }
+    }
 }
 
 pub struct Net {
     links: Vec<Link>,
-    /// The two processes that have shaken hands. A cut does not end a connection: nobody notices.
-    sessions: BTreeMap<(usize, usize), (u64, u64)>,
-    dialled_us: BTreeMap<(usize, usize), u64>,
+    sessions: Sessions,
     delay: Delay,
+    heavy_tail: bool,
     ordered: bool,
     drop_one_in: u64,
     duplicate_one_in: u64,
     replay_one_in: u64,
     delays_key: u64,
     faults_key: u64,
+    classes_key: u64,
     fates: Fates,
+    /// Of this class one in so many is lost.
+    drop_class: Option<(Class, u64)>,
+    outbox: OutboxBounds,
     /// Ends of the chaos: links are then open, in order and without loss.
     calm: bool,
 }
@@ -51,30 +96,42 @@ pub struct Flight {
     /// The fault that made it, if it is a copy. A late replay is delivered whatever became of the
     /// connection it was sent on.
     pub copy: Option<Fault>,
+    /// The connection it travels on; see `Net::arrives`.
+    pub stream: u64,
 }
 
 impl Net {
     pub fn new(plan: &Plan, script: Option<&Script>, keep: bool) -> Net {
         let mut shape = plan.stream("net-shape");
+        let mut more = plan.stream("net-more");
+        let class = Class::ALL[more.below(Class::ALL.len() as u64) as usize];
+        let class_one_in = [1, 2, 5][more.below(3) as usize];
+        let outbox = OutboxBounds {
+            messages: [8, 100, 16_384][more.below(3) as usize],
+            bytes: [1 << 10, 64 << 10, 32 << 20][more.below(3) as usize],
+        };
         let mut rate = |fault: Fault, from: &[u64]| {
             let drawn = from[shape.below(from.len() as u64) as usize];
             if plan.on(fault) { drawn } else { 0 }
         };
         Net {
             links: vec![Link::default(); SLOTS_MAX * SLOTS_MAX],
-            sessions: BTreeMap::new(),
-            dialled_us: BTreeMap::new(),
+            sessions: Sessions::default(),
             delay: plan.delay,
+            heavy_tail: plan.on(Fault::HeavyTail),
             ordered: !plan.on(Fault::Reorder),
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
             replay_one_in: rate(Fault::LateReplay, &[50, 200, 1_000]),
             delays_key: plan.name.key("net-delays"),
             faults_key: plan.name.key("net-faults"),
+            classes_key: plan.name.key("net-classes"),
             fates: match script {
                 Some(script) => Fates::Told(script.fates.clone()),
                 None => Fates::Drawn(keep.then(Vec::new)),
             },
+            drop_class: plan.on(Fault::DropClass).then_some((class, class_one_in)),
+            outbox,
             calm: false,
         }
     }
@@ -84,9 +141,28 @@ impl Net {
         from * SLOTS_MAX + to
     }
 
+    fn link(&mut self, from: usize, to: usize) -> &mut Link {
+        let at = self.at(from, to);
+        &mut self.links[at]
+    }
+
     pub fn cut(&mut self, from: usize, to: usize, why: Fault) {
         let at = self.at(from, to);
         self.links[at].cut = Some(why);
+    }
+    /// Takes back a cut, if it was this fault's.
+    pub fn mend(&mut self, from: usize, to: usize, why: Fault) {
+        let link = self.link(from, to);
+        if link.cut == Some(why) {
+            link.cut = None;
+        }
+    }
+    pub fn cut_group(&mut self, from: usize, to: usize, group: GroupId) {
+        self.link(from, to).groups_cut |= 1 << (group.0 % 64);
+    }
+    /// What is sent over the link from now on waits until then.
+    pub fn clog(&mut self, now_us: u64, from: usize, to: usize, until_us: u64, why: Fault) {
+        self.link(from, to).clog(now_us, until_us, why);
     }
     pub fn slow(&mut self, from: usize, to: usize) {
         let at = self.at(from, to);
@@ -94,9 +170,19 @@ impl Net {
     }
     /// Opens every link; what the plan says about loss and order stays.
     pub fn heal(&mut self) {
-        for link in &mut self.links {
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
             link.cut = None;
+            link.groups_cut = 0;
             link.slow = false;
+            // What was held up is lost with its connection: waiting for it would hold up the rest.
+            if let Some(clog) = link.clogged {
+                let (from, to) = (at / SLOTS_MAX, at % SLOTS_MAX);
+                self.reset(from, to, clog.why);
+            }
+        }
+        for member in 0..SLOTS_MAX {
+            self.reborn(member);
         }
     }
     /// No loss, copies or disorder while calm; what was cut is healed.
@@ -109,31 +195,21 @@ impl Net {
     pub fn open(&self, from: usize, to: usize) -> bool {
         self.links[self.at(from, to)].cut.is_none()
     }
-    /// Whether the connection still stands that these two processes have shaken hands on.
-    pub fn connected(&self, from: usize, to: usize, processes: (u64, u64)) -> bool {
-        self.sessions.get(&(from, to)) == Some(&processes)
-    }
-    pub fn connect(&mut self, from: usize, to: usize, processes: (u64, u64)) {
-        self.sessions.insert((from, to), processes);
-        self.sessions.insert((to, from), (processes.1, processes.0));
-    }
-    /// Whether it is time to dial (again); a refused or dead address is not asked all the time.
-    pub fn may_dial(&mut self, now_us: u64, from: usize, to: usize, pause_us: u64) -> bool {
-        let last = self.dialled_us.entry((from, to)).or_insert(0);
-        let may = *last == 0 || now_us >= *last + pause_us;
-        if may {
-            *last = now_us.max(1);
-        }
-        may
-    }
-
     /// A message's usual delay. A slow link is slow for everything.
     fn usual_us(&self, noise: &mut Prng, slow: bool) -> u64 {
         let delay = self.delay;
         // Two uniform draws multiplied: a cheap skewed distribution with the wanted mean.
         let skewed = noise.below(2 * delay.mean_us + 1) * (1 + noise.below(3)) / 2;
         let base = delay.min_us + skewed;
-        if slow { base * 20 + 50 * MS } else { base }
+        // The tail does not grow with a slow link, or it would keep a stream busy long after the
+        // healing.
+        let heavy = if self.heavy_tail && !self.calm {
+            // Half take no longer, a quarter twice, an eighth four times as long, and so on.
+            (base << noise.next_u64().leading_zeros().min(9)).min(HEAVY_US_MAX)
+        } else {
+            0
+        };
+        if slow { base * 20 + 50 * MS } else { base }.max(heavy)
     }
 
     /// What becomes of one message, if not the usual: as a tape says, or drawn from the message's
@@ -174,6 +250,54 @@ impl Net {
         }
     }
 
+    /// What of a frame is put on the link: nothing of a group that is cut, of a class that is
+    /// lost, or beyond the bounds of an outbox whose reader does not read. The flag says that an
+    /// outbox was full.
+    pub fn sift(
+        &mut self,
+        now_us: u64,
+        from: usize,
+        to: usize,
+        message: NodeMessage,
+        counters: &mut Counters,
+    ) -> (Option<NodeMessage>, bool) {
+        let at = self.at(from, to);
+        let mut link = self.links[at];
+        if link.clogged.is_some_and(|clog| clog.until_us <= now_us) {
+            link.clogged = None;
+        }
+        let class = self.drop_class.filter(|_| !self.calm);
+        let mut full = false;
+        let kept = if link.groups_cut == 0 && link.clogged.is_none() && class.is_none() {
+            Some(message)
+        } else {
+            let moment = (now_us, link.newest.1 + 1);
+            let mut draws = Prng::new(place(self.classes_key, from, to, moment));
+            let bounds = self.outbox;
+            sift::sift(message, |part| {
+                if part.group.is_some_and(|g| link.groups_cut >> (g.0 % 64) & 1 == 1) {
+                    counters.mattered(Fault::GroupPartition);
+                    return false;
+                }
+                if let Some((class, one_in)) = class
+                    && part.class == Some(class)
+                    && draws.chance(1, one_in)
+                {
+                    counters.fired(Fault::DropClass);
+                    counters.mattered(Fault::DropClass);
+                    return false;
+                }
+                let Some(clog) = &mut link.clogged else { return true };
+                counters.mattered(clog.why);
+                let room = clog.waiting.take(bounds, part.urgent, part.cost);
+                full |= !room;
+                room
+            })
+        };
+        self.links[at] = link;
+        (kept, full)
+    }
+
     /// The copies of one message that will try to arrive.
     pub fn send(
         &mut self,
@@ -194,6 +318,7 @@ impl Net {
         let moment = link.newest;
         let fates = self.fates_of(from, to, moment);
         let mut noise = Prng::new(place(self.delays_key, from, to, moment));
+        let stream = self.links[at].stream;
         let repeatable = is_repeatable(message);
         let mut out = Vec::new();
         if fates.contains(&Fate::Drop) {
@@ -213,8 +338,11 @@ impl Net {
                 counters.fired(Fault::Reorder);
                 counters.mattered(Fault::Reorder);
             }
+            if let Some(clog) = self.links[at].clogged {
+                arrives_us = arrives_us.max(clog.until_us);
+            }
             self.links[at].busy_until_us = self.links[at].busy_until_us.max(arrives_us);
-            out.push(Flight { arrives_us, copy: None });
+            out.push(Flight { arrives_us, copy: None, stream });
         }
         for fate in fates.into_iter().filter(|_| repeatable) {
             let (after_us, copy) = match fate {
@@ -223,20 +351,26 @@ impl Net {
                 Fate::Drop | Fate::Late(_) => continue,
             };
             counters.fired(copy);
-            out.push(Flight { arrives_us: now_us + after_us, copy: Some(copy) });
+            out.push(Flight { arrives_us: now_us + after_us, copy: Some(copy), stream });
         }
         out
     }
 
     /// Whether links are cut or slow, in a few bits.
     pub fn disturbed(&self) -> u64 {
-        let cut = self.links.iter().filter(|l| l.cut.is_some()).count().min(3) as u64;
+        let cut = self.links.iter().filter(|l| l.cut.is_some()).count().min(1) as u64;
         cut | u64::from(self.links.iter().any(|l| l.slow)) << 2
     }
 
-    /// Whether a message that arrives now gets through.
-    pub fn arrives(&self, from: usize, to: usize) -> Result<(), Fault> {
-        self.links[self.at(from, to)].cut.map_or(Ok(()), Err)
+    /// Whether a message that was sent on `stream` and arrives now gets through.
+    pub fn arrives(&self, from: usize, to: usize, stream: u64) -> Result<(), Fault> {
+        let link = &self.links[self.at(from, to)];
+        if let Some(why) = link.reset_by
+            && link.stream != stream
+        {
+            return Err(why);
+        }
+        link.cut.map_or(Ok(()), Err)
     }
 }
 

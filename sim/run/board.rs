@@ -221,6 +221,10 @@ impl Board {
         failure::print(self.tier, job, &outcome, &violation);
     }
 
+    /// Many seeds, none of them looked at closely.
+    pub fn is_whole_run(&self) -> bool {
+        !self.verbose && !self.child && lock(&self.totals).seeds >= 200
+    }
     pub fn plays_a_tape(&self) -> bool {
         self.tape.is_some()
     }

@@ -118,6 +118,9 @@ pub struct Outcome {
     pub probes: BTreeMap<&'static str, u64>,
 }
 
+/// Runs to fill gaps in the crash pairs take no longer.
+const FILL_MAX: Duration = Duration::from_secs(600);
+
 pub fn main() -> ExitCode {
     let args = match Args::read() {
         Ok(Some(args)) => args,
@@ -160,6 +163,9 @@ fn play_tiers(args: &Args) -> ExitCode {
         board.play();
         if !args.child {
             same::compare_processes(&board);
+        }
+        if board.is_whole_run() {
+            points::fill(&board, (args.budget.unwrap_or(tier.budget) / 10).min(FILL_MAX));
         }
         board.summary();
         if args.mode == Mode::Nightly {

@@ -4,17 +4,20 @@
 //! crash there and with every outcome of the disk: all un-synced writes kept, none, the latest
 //! only, each by chance. Where there are too many, every pair of kinds gets its share first.
 
-use super::failure;
+use super::board::Board;
+use super::failure::{self, Class};
 use super::play::play_apart;
 use super::{Job, Outcome, Tier, lock};
 use crate::effects::{self, Pair, PairCount, Place};
+use crate::plan::Seed;
 use crate::world::Point;
 use quorate::io::mem_disk::CrashMode;
+use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const MODES: [CrashMode; 4] =
     [CrashMode::All, CrashMode::None, CrashMode::Random, CrashMode::Reverse];
@@ -78,6 +81,56 @@ pub fn enumerate(tier: &'static Tier, first: &Job, all: bool) -> ExitCode {
     );
     println!("{} passed, {failed} failed", points.len() - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Pairs that chance has not crashed in yet are crashed in on purpose: seeds that ran clean are played
+/// again with a crash at a place of such a pair, until every pair has one or the time is up.
+pub fn fill(board: &Board, budget: Duration) {
+    let started = Instant::now();
+    let seeds: Vec<u64> = lock(&board.totals).clean.clone();
+    let next = AtomicUsize::new(0);
+    let runs = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let one = |seed: u64| {
+        let job = Job::new(Seed::new(seed));
+        let places = play_apart(board.tier, &Job { places: true, ..job.clone() }).places;
+        let mut rng = Prng::stream(seed, "fill");
+        let mut by_pair: BTreeMap<Pair, Vec<Place>> = BTreeMap::new();
+        for place in places {
+            by_pair.entry(place.pair).or_default().push(place);
+        }
+        for (pair, places) in by_pair {
+            let hit = lock(&board.totals).pairs.get(&pair).is_some_and(|c| c.crashed > 0);
+            if hit || started.elapsed() > budget {
+                continue;
+            }
+            let place = places[rng.below(places.len() as u64) as usize];
+            let mode = MODES[rng.below(MODES.len() as u64) as usize];
+            let job = Job { point: Some(Point { place, mode }), ..job.clone() };
+            let mut outcome = play_apart(board.tier, &job);
+            runs.fetch_add(1, Ordering::Relaxed);
+            effects::merge(&mut lock(&board.totals).pairs, &outcome.pairs);
+            if let Some(violation) = outcome.violation.take() {
+                lock(&board.totals).failures.push((Seed::new(seed), Class::of(&violation)));
+                println!("crash at {:?}", job.point);
+                failure::print(board.tier, &job, &outcome, &violation);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let missing = lock(&board.totals).pairs.values().any(|c| c.crashed == 0);
+                    if !missing || started.elapsed() > budget {
+                        return;
+                    }
+                    one(*seed);
+                }
+            });
+        }
+    });
+    println!("{} runs with a crash at a pair that chance had missed", runs.into_inner());
 }
 
 /// All places, or of each pair a few, from all over the run.

@@ -80,13 +80,8 @@ impl World {
     /// What disturbs the cluster now, for the coverage.
     pub(super) fn disturbed(&self) -> u64 {
         let phase = self.phase.map_or(0, |p| 1 + p as u64);
-        let paused = self.slots.iter().filter(|s| s.paused_until_us > self.now_us).count().min(2);
-        let ill = self.slots.iter().any(|s| s.sabotaged.is_some());
-        self.net.disturbed()
-            | phase << 4
-            | (paused as u64) << 8
-            | u64::from(ill) << 12
-            | u64::from(!self.foreign.is_empty()) << 13
+        let paused = self.slots.iter().filter(|s| s.paused_until_us > self.now_us).count().min(1);
+        self.net.disturbed() | phase << 4 | (paused as u64) << 8
     }
 
     /// The point is reached: the disk keeps what its mode says, and the run goes on to its end

@@ -4,6 +4,7 @@ use super::World;
 use super::event::Event;
 use crate::faults::Act;
 use crate::history::Call;
+use crate::plan::MS;
 use crate::seed;
 use crate::tape::{CallDecision, Decision, Tape};
 use quorate::types::GroupId;
@@ -75,7 +76,8 @@ impl World {
             && let Some(script) = &mut self.script
         {
             let Some(told) = script.calls.get_mut(&c).and_then(|calls| calls.pop_front()) else {
-                self.plan_ask(c, 0);
+                // Not yet: the disturbances last longer than planned.
+                self.plan_ask(c, MS);
                 return None;
             };
             let client = &mut self.clients[c];

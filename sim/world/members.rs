@@ -1,6 +1,7 @@
 //! Members: start, end, one turn, and what a turn wants done.
 
 use super::World;
+use super::clock;
 use super::event::Event;
 use super::slot::{Condition, Gone};
 use crate::coverage::Facet;
@@ -35,7 +36,20 @@ impl World {
         slot.process = process;
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
+        slot.stalled_until_us = 0;
+        slot.stall_us = None;
+        slot.starved_until_us = 0;
+        slot.parked.clear();
+        self.net.reborn(m);
+        let slot = &mut self.slots[m];
         slot.reads.clear();
+        if slot.clock.drifts() {
+            self.counters.fired(clock::drift_fault(&self.plan));
+        }
+        if self.plan.on(Fault::ClockOffset) {
+            self.counters.fired(Fault::ClockOffset);
+            self.counters.mattered(Fault::ClockOffset);
+        }
         let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &slot.disk, process);
         let (live, found) = match booted {
             Ok(booted) => booted,
@@ -92,7 +106,11 @@ impl World {
         // Whoever is connected learns of it, unless the link is cut.
         let node = self.slots[m].node;
         for other in 0..self.slots.len() {
-            if other != m && self.slots[other].live.is_some() && self.net.open(m, other) {
+            if other != m
+                && self.slots[other].live.is_some()
+                && self.net.open(m, other)
+                && !self.net.vanished(self.now_us, m)
+            {
                 let p = self.slots[other].process;
                 let action = Box::new(Action::PeerDown { peer: node });
                 self.after(500, Event::Tell { m: other, p, action });
@@ -112,7 +130,7 @@ impl World {
     /// moment later together with what else comes in until then.
     pub fn act(&mut self, m: usize, action: Action) -> Checked {
         let turn_us = self.plan.turn_us;
-        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+        let now_ms = self.slots[m].now_ms(self.now_us);
         let live = self.live(m);
         live.handle(now_ms, action);
         if turn_us == 0 {
@@ -325,12 +343,9 @@ impl World {
         self.note(|| format!("{m} stops while at {doing}: {error}"));
         self.slots[m].disk.clear_faults();
         // Either the machine goes down as well, or only the process ends and the system's cache
-        // stays, with whatever a failed sync has left in it. (The store does not bear the latter
-        // yet: SIMULATION.md, "Known gaps".)
-        let in_store = error.to_string().contains("snap/db");
+        // stays, with whatever a failed sync has left in it.
         match (fault, self.crashes.chance(1, 2)) {
             _ if at_point => self.crash_at_point(m),
-            (Fault::DiskError, _) if in_store => self.slots[m].disk.crash(),
             (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }
