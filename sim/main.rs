@@ -33,6 +33,10 @@ mod world;
 
 use std::process::ExitCode;
 
+/// As in the product's binaries: a seventh of a run's time is allocation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     run::main()
 }
