@@ -89,6 +89,21 @@ pub enum Work {
     Turn,
 }
 
+impl Work {
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::WalWrite => "write",
+            Work::WalSync => "sync",
+            Work::LogRead => "log read",
+            Work::Apply => "apply",
+            Work::Background => "background",
+            Work::Serve => "serve snapshot",
+            Work::Install => "install snapshot",
+            Work::Turn => "turn",
+        }
+    }
+}
+
 /// What the applier does, one at a time.
 #[derive(Debug)]
 pub enum Job {
@@ -253,6 +268,10 @@ impl Live {
             conf: status.conf,
         };
         Some((said, facet))
+    }
+
+    pub fn status(&self, group: GroupId) -> Option<quorate::raft::Status> {
+        self.core.status(group).map(|status| status.raft)
     }
 
     /// Requests and reads that wait inside the core: bounded.

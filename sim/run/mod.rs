@@ -22,6 +22,7 @@ mod play;
 mod points;
 mod same;
 mod shrink;
+mod tell;
 
 pub use play::take_panic;
 
@@ -30,6 +31,7 @@ use crate::faults::Counters;
 use crate::plan::{Plan, Seed};
 use crate::safety::Violation;
 use crate::tape::Tape;
+use crate::trace::Told;
 use crate::world::{self, Point};
 use args::{Args, Mode};
 use board::Board;
@@ -107,7 +109,10 @@ pub struct Outcome {
     pub snapshots: u64,
     pub faults: Counters,
     pub violation: Option<Violation>,
+    /// The story as text, if it was kept.
     pub lines: Vec<String>,
+    /// And otherwise.
+    pub told: Told,
     pub tape: Option<Tape>,
     pub pairs: BTreeMap<Pair, PairCount>,
     pub places: Vec<Place>,
