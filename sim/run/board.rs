@@ -159,14 +159,15 @@ impl Board {
         while let Some((nth, seed)) = self.take() {
             lock(&self.running).insert(seed.clone(), Instant::now());
             let tape = self.tape.clone();
-            let record = self.verbose && std::env::var("QUORATE_RECORD").is_ok();
-            let job = Job { verbose: self.verbose, record, tape, ..Job::new(seed.clone()) };
-            let mut outcome = play_apart(self.tier, &job);
             let first = nth <= TWICE_FIRST;
             let twice = first || self.verbose || seed.number.is_multiple_of(TWICE_ONE_IN);
-            let twice = twice && !self.child && outcome.violation.is_none();
+            let twice = twice && !self.child;
+            let record = twice && tape.is_none();
+            let job = Job { verbose: self.verbose, record, tape, ..Job::new(seed.clone()) };
+            let mut outcome = play_apart(self.tier, &job);
+            let twice = twice && outcome.violation.is_none();
             if twice {
-                // What was kept of the first is what the second is told.
+                // What was decided in the first is what the second is told: tapes are complete.
                 let tape = job.tape.clone().or_else(|| outcome.tape.clone().map(Arc::new));
                 let again = play_apart(self.tier, &Job { tape, ..Job::new(seed.clone()) });
                 if (again.trace, again.events) != (outcome.trace, outcome.events) {
