@@ -319,9 +319,7 @@ impl World {
                 }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, told, stream, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, told, stream, sender, &what)
-            }
+            Event::Arrive { way, what } => self.arrive(way, &what),
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
                 self.trace.word(m as u64);

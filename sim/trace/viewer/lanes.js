@@ -98,7 +98,7 @@ let knots = new Float64Array(0), places = new Float64Array(0);
 function squeeze() {
   const times = [START, END];
   if (view.squeezed) {
-    for (const e of events) if (e.k !== "work" && (e.k !== "state" || e.turn) && shows(e)) {
+    for (const e of events) if (e.k !== "work" && (e.k !== "state" || e.turn) && shows(e) && !(isFaint(e) && (e.k === "message" || e.k === "call" || e.k === "commit"))) {
       times.push(e.t);
       if (e.u < END && !e.flying && !e.copy) times.push(e.u);
     }
@@ -114,7 +114,7 @@ function squeeze() {
     if (i && sorted[i] === sorted[i - 1]) continue;
     if (i) {
       const gap = sorted[i] - knots[knots.length - 1];
-      place += gap <= usual ? gap : usual * (1 + 0.6 * Math.log(gap / usual));
+      place += gap <= usual ? gap : usual * (1 + 0.4 * Math.log(gap / usual));
     }
     knots.push(sorted[i]); places.push(place);
   }
