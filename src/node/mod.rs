@@ -35,6 +35,7 @@ pub mod reads;
 mod requests;
 pub mod shared;
 pub mod shell;
+pub mod start;
 pub mod streams;
 pub mod watching;
 

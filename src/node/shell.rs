@@ -396,6 +396,9 @@ impl ApplierTask {
     fn job(&mut self, job: ApplierJob) -> Result<(), StorageError> {
         match job {
             ApplierJob::Apply(job) => {
+                if let Some(observer) = &self.shared.observer {
+                    observer.applying(job.group, &job.entries);
+                }
                 let began = self.shared.io.clock.now();
                 let batch = self.applier.apply(job.group, &job.entries)?;
                 self.applied(batch);
