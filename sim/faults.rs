@@ -46,6 +46,21 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    // Whole servers only (tier 2).
+    Stop "stop",
+    Reset "reset",
+    HalfOpen "half-open",
+    DeafPeer "deaf-peer",
+    LostAnswer "lost-answer",
+    ForeignData "foreign-data",
+}
+
+impl Fault {
+    /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
+    pub fn is_of_servers(self) -> bool {
+        use Fault::*;
+        matches!(self, Stop | Reset | HalfOpen | DeafPeer | LostAnswer | ForeignData)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,7 +183,13 @@ impl Nemesis {
             | Fault::Reorder
             | Fault::LateReplay
             | Fault::LostWrites
-            | Fault::TornWrites => unreachable!("not an act: a property of links and crashes"),
+            | Fault::TornWrites
+            | Fault::Stop
+            | Fault::Reset
+            | Fault::HalfOpen
+            | Fault::DeafPeer
+            | Fault::LostAnswer
+            | Fault::ForeignData => unreachable!("not an act: a property of links and crashes"),
         })
     }
 }

@@ -19,6 +19,7 @@ mod net;
 mod plan;
 mod runner;
 mod safety;
+mod tier2;
 mod trace;
 mod workload;
 mod world;

@@ -119,7 +119,7 @@ impl Plan {
             ops.insert(kind, if on { weight } else { 0 });
         }
         let mut faults = BTreeMap::new();
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_servers()) {
             faults.insert(*fault, chaos.chance(1, 2));
         }
         // A calm seed now and then: what breaks without any fault should be seen without any.

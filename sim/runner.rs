@@ -11,7 +11,7 @@
 use crate::faults::Counters;
 use crate::plan::Plan;
 use crate::safety::Violation;
-use crate::{history, model, world};
+use crate::{history, model, tier2, world};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -55,12 +55,20 @@ pub fn take_panic() -> String {
     LAST_PANIC.with(|p| p.borrow_mut().take()).unwrap_or_default()
 }
 
+/// Which tier is asked for.
+fn tier() -> u64 {
+    std::env::var("QUORATE_TIER").ok().and_then(|tier| tier.parse().ok()).unwrap_or(1)
+}
+
 /// Plays one seed on a thread of its own.
 pub fn run_seed(seed: u64, verbose: bool) -> Outcome {
     let play = move || {
         let result = std::panic::catch_unwind(|| {
             let runtime =
                 madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+            if tier() == 2 {
+                return runtime.block_on(tier2::play(seed, verbose));
+            }
             runtime.block_on(async move { world::play(Plan::new(seed), verbose) })
         });
         result.unwrap_or_else(|_| {
