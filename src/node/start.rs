@@ -123,7 +123,7 @@ pub async fn close(running: &Running, clock: &dyn Clock) -> Ended {
         Some(ended) => ended,
         None => {
             tracing::warn!("the member did not stop in time; what is in the log is safe");
-            Ended::Asked
+            running.why()
         }
     }
 }

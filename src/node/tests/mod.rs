@@ -2,4 +2,5 @@
 
 mod boots;
 mod cluster;
+mod shell;
 mod stories;
