@@ -63,6 +63,21 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the nemesis does it. The others are properties of links, crashes and clocks.
+    pub fn is_act(self) -> bool {
+        !matches!(
+            self,
+            Fault::Drop
+                | Fault::Duplicate
+                | Fault::Reorder
+                | Fault::LateReplay
+                | Fault::LostWrites
+                | Fault::TornWrites
+        ) && !self.is_of_servers()
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {
     pub fired: u64,
@@ -120,23 +135,7 @@ pub struct Nemesis {
 
 impl Nemesis {
     pub fn new(plan: &Plan) -> Nemesis {
-        let acts = [
-            Fault::Partition,
-            Fault::OneWay,
-            Fault::IsolateLeader,
-            Fault::SlowLink,
-            Fault::Crash,
-            Fault::CrashInWrite,
-            Fault::Pause,
-            Fault::QuorumEdge,
-            Fault::QuorumLoss,
-            Fault::Transfer,
-            Fault::SlowDisk,
-            Fault::DiskError,
-            Fault::Wipe,
-            Fault::ForeignPeer,
-        ];
-        let choices = acts.into_iter().filter(|f| plan.on(*f)).collect();
+        let choices = Fault::ALL.iter().copied().filter(|f| f.is_act() && plan.on(*f)).collect();
         Nemesis { rng: Prng::stream(plan.seed, "nemesis"), choices }
     }
 
@@ -145,16 +144,18 @@ impl Nemesis {
         self.rng.between(plan.fault_gap_us / 4, plan.fault_gap_us * 2)
     }
 
-    pub fn next(&mut self, plan: &Plan) -> Option<Act> {
+    /// What to do next to `members` members.
+    pub fn next(&mut self, plan: &Plan, members: usize) -> Option<Act> {
         // Always the same number of draws: an act that is left out shifts nothing.
         let rng = &mut self.rng;
         let (what, heal) = (rng.next_u64(), rng.chance(1, 3));
         let (a, b) = (rng.next_u64(), rng.next_u64());
         let tick = plan.tick_us;
         let time = rng.between(tick, plan.election_us() * 4);
-        let n = plan.members as u64;
+        let n = members as u64;
         let member = (a % n) as usize;
-        let other = ((a % n + 1 + b % (n - 1)) % n) as usize;
+        // A member that is alone has links to nobody: whatever is done to them does nothing.
+        let other = ((a % n + 1 + b % (n - 1).max(1)) % n) as usize;
         if heal {
             return Some(Act::Heal);
         }
@@ -162,7 +163,7 @@ impl Nemesis {
             return None;
         }
         Some(match self.choices[(what % self.choices.len() as u64) as usize] {
-            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2) },
+            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2).max(1) },
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },
@@ -178,18 +179,7 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
-            Fault::Drop
-            | Fault::Duplicate
-            | Fault::Reorder
-            | Fault::LateReplay
-            | Fault::LostWrites
-            | Fault::TornWrites
-            | Fault::Stop
-            | Fault::Reset
-            | Fault::HalfOpen
-            | Fault::DeafPeer
-            | Fault::LostAnswer
-            | Fault::ForeignData => unreachable!("not an act: a property of links and crashes"),
+            property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }
 }

@@ -87,7 +87,7 @@ impl World {
             w.clients.iter().all(|c| c.open.is_none())
                 && w.slots.iter().all(|slot| {
                     let Some(live) = &slot.live else {
-                        return slot.condition == Condition::Gone;
+                        return slot.is_gone();
                     };
                     !slot.wiped
                         && (1..=groups).all(|g| {
@@ -187,7 +187,7 @@ impl World {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         for m in 0..self.slots.len() {
-            if self.slots[m].condition == Condition::Gone {
+            if self.slots[m].is_gone() {
                 continue;
             }
             for g in 1..=self.plan.groups {

@@ -9,6 +9,7 @@
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
 mod chaos;
+mod conf;
 mod faults;
 mod finale;
 mod history;
@@ -19,6 +20,7 @@ mod net;
 mod plan;
 mod runner;
 mod safety;
+mod swarm;
 mod tier2;
 mod trace;
 mod workload;

@@ -8,6 +8,7 @@
 
 use crate::faults::{Counters, Fault};
 use crate::plan::{Delay, MS, Plan, SECOND};
+use crate::world::SLOTS_MAX;
 use quorate::multiraft::NodeMessage;
 use quorate::types::MessageBody;
 use quorate::types::prng::Prng;
@@ -23,7 +24,6 @@ struct Link {
 }
 
 pub struct Net {
-    members: usize,
     links: Vec<Link>,
     /// The two processes that have shaken hands. A cut does not end a connection: nobody notices.
     sessions: BTreeMap<(usize, usize), (u64, u64)>,
@@ -56,8 +56,7 @@ impl Net {
             if plan.on(fault) { drawn } else { 0 }
         };
         Net {
-            members: plan.members,
-            links: vec![Link::default(); plan.members * plan.members],
+            links: vec![Link::default(); SLOTS_MAX * SLOTS_MAX],
             sessions: BTreeMap::new(),
             dialled_us: BTreeMap::new(),
             delay: plan.delay,
@@ -72,7 +71,8 @@ impl Net {
     }
 
     fn at(&self, from: usize, to: usize) -> usize {
-        from * self.members + to
+        debug_assert!(from < SLOTS_MAX && to < SLOTS_MAX, "a slot without links");
+        from * SLOTS_MAX + to
     }
 
     pub fn cut(&mut self, from: usize, to: usize, why: Fault) {

@@ -1,10 +1,12 @@
 //! What one seed does: cluster, limits, workload and faults, all drawn before the first event.
 //!
-//! Swarm testing: each operation and each fault is switched fully off in about half of the seeds,
-//! and limits are drawn from tiny to roomy, because rare states hide behind the average mix. Every
-//! purpose has its own stream, so that taking one decision away does not shift the others.
+//! Swarm testing: each operation is switched fully off in about half of the seeds, faults come in
+//! numbers from none to many (`swarm.rs`), and limits are drawn from tiny to roomy, because rare
+//! states hide behind the average mix. Every purpose has its own stream, so that taking one
+//! decision away does not shift the others.
 
 use crate::faults::Fault;
+use crate::swarm::{Swarm, is_idle_op};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -118,17 +120,11 @@ impl Plan {
             let on = kind == OpKind::Put || kind == OpKind::Get || load.chance(1, 2);
             ops.insert(kind, if on { weight } else { 0 });
         }
-        let mut faults = BTreeMap::new();
-        for fault in Fault::ALL.iter().filter(|fault| !fault.is_of_servers()) {
-            faults.insert(*fault, chaos.chance(1, 2));
-        }
-        // A calm seed now and then: what breaks without any fault should be seen without any.
-        if chaos.chance(1, 16) {
-            faults.values_mut().for_each(|on| *on = false);
-        }
-        Plan {
+        let swarm = Swarm::new(seed);
+        let mut plan = Plan {
             seed,
-            members: if size.chance(2, 3) { 3 } else { 5 },
+            // Three and five as in production, and what is at the edges of the arithmetic.
+            members: pick(&mut size, &[3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 4, 7]),
             groups: size.between(1, 4),
             tick_us,
             election_ticks: 10,
@@ -161,14 +157,17 @@ impl Plan {
                 tail_us: tick_us * chaos.between(1, 15),
             },
             chaos_us: chaos.between(6, 16) * SECOND,
-            faults,
-            fault_gap_us: tick_us * chaos.between(4, 30),
+            faults: swarm.faults,
+            fault_gap_us: tick_us * swarm.gap_ticks,
+        };
+        if swarm.idle {
+            plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
+            plan.clients = plan.clients.min(2);
+            plan.think_us = SECOND;
         }
+        plan
     }
 
-    pub fn quorum(&self) -> usize {
-        self.members / 2 + 1
-    }
     pub fn election_us(&self) -> u64 {
         self.tick_us * u64::from(self.election_ticks)
     }

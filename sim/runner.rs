@@ -251,7 +251,8 @@ fn report(board: &Board, seed: u64, mut outcome: Outcome, twice: bool, verbose: 
         println!("    {line}");
     }
     println!("seed {seed} violates [{}]: {}", violation.rule, violation.detail);
-    println!("  plan: {}", Plan::new(seed).summary());
+    let plan = if tier() == 2 { tier2::plan(seed) } else { Plan::new(seed) };
+    println!("  plan: {}", plan.summary());
     println!("  replay: {}", replay_command(seed));
 }
 

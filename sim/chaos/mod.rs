@@ -32,7 +32,7 @@ impl World {
         let plan = self.plan.clone();
         let gap = self.nemesis.gap_us(&plan);
         self.after(gap, Event::Nemesis);
-        let act = self.nemesis.next(&plan);
+        let act = self.nemesis.next(&plan, self.slots.len());
         if self.phase.is_some() {
             return Ok(());
         }

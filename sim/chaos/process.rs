@@ -2,7 +2,7 @@
 
 use crate::faults::Fault;
 use crate::safety::Checked;
-use crate::world::{Condition, Event, World};
+use crate::world::{Event, World};
 use quorate::node::{Action, Token};
 use quorate::types::GroupId;
 
@@ -52,7 +52,7 @@ impl World {
     pub fn restart(&mut self, m: usize) -> Checked {
         self.slots[m].restart_due = false;
         let slot = &self.slots[m];
-        if slot.live.is_some() || slot.condition == Condition::Gone {
+        if slot.live.is_some() || slot.is_gone() {
             return Ok(());
         }
         if slot.restart_at_us > self.now_us {

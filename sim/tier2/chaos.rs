@@ -5,6 +5,7 @@
 //! back, and must be taken back.
 
 use super::rpc::Line;
+use super::plan::FAULTS;
 use super::world::{Role, World, member_ids};
 use crate::faults::Fault;
 use crate::plan::{MS, SECOND};
@@ -21,34 +22,15 @@ const STOP_US: u64 = 20 * SECOND;
 /// Between two looks at whether something has happened.
 const LOOK_US: u64 = 20 * MS;
 
-const ACTS: [Fault; 17] = [
-    Fault::Partition,
-    Fault::OneWay,
-    Fault::IsolateLeader,
-    Fault::SlowLink,
-    Fault::Crash,
-    Fault::Crash,
-    Fault::CrashInWrite,
-    Fault::Pause,
-    Fault::Transfer,
-    Fault::SlowDisk,
-    Fault::DiskError,
-    Fault::Wipe,
-    Fault::ForeignPeer,
-    Fault::Stop,
-    Fault::Reset,
-    Fault::HalfOpen,
-    Fault::DeafPeer,
-];
-
 /// Plays the chaos to its end.
 pub async fn run(world: Arc<World>) {
     let plan = world.plan.clone();
     let mut rng = Prng::stream(plan.seed, "nemesis-servers");
-    let mut choices: Vec<Fault> = ACTS.into_iter().filter(|fault| plan.on(*fault)).collect();
-    if plan.on(Fault::ForeignData) {
-        choices.push(Fault::ForeignData);
-    }
+    let choices: Vec<Fault> = FAULTS
+        .iter()
+        .copied()
+        .filter(|fault| plan.on(*fault) && *fault != Fault::LostAnswer)
+        .collect();
     let end = world.story.now_us() + plan.chaos_us;
     while world.story.now_us() < end && !world.story.is_broken() {
         world.sleep_us(rng.between(plan.fault_gap_us / 4, plan.fault_gap_us * 2)).await;

@@ -1,10 +1,33 @@
-//! What a seed of whole servers draws: tier 1's plan, with what is different about servers.
+//! What a seed of whole servers draws: tier 1's limits and workload, and faults of its own.
 
 use crate::faults::Fault;
 use crate::plan::{MS, Plan, SECOND};
 use quorate::types::prng::Prng;
+use std::collections::BTreeMap;
 
-/// The plan of one seed. Only group 1 has an API; chaos is shorter, because a server costs more.
+/// Every fault that whole servers can meet.
+pub const FAULTS: &[Fault] = &[
+    Fault::Partition,
+    Fault::OneWay,
+    Fault::IsolateLeader,
+    Fault::SlowLink,
+    Fault::Reset,
+    Fault::HalfOpen,
+    Fault::DeafPeer,
+    Fault::Crash,
+    Fault::CrashInWrite,
+    Fault::Pause,
+    Fault::Stop,
+    Fault::Transfer,
+    Fault::SlowDisk,
+    Fault::DiskError,
+    Fault::Wipe,
+    Fault::ForeignPeer,
+    Fault::ForeignData,
+    Fault::LostAnswer,
+];
+
+/// The plan of one seed. Only group 1 has an API.
 pub fn plan(seed: u64) -> Plan {
     let mut plan = Plan::new(seed);
     let mut rng = Prng::stream(seed, "plan-servers");
@@ -12,10 +35,15 @@ pub fn plan(seed: u64) -> Plan {
     plan.members = if rng.chance(4, 5) { 3 } else { 5 };
     plan.chaos_us = rng.between(6, 16) * SECOND;
     plan.think_us = plan.think_us.max(5 * MS);
-    for fault in Fault::ALL.iter().filter(|fault| fault.is_of_servers()) {
-        plan.faults.insert(*fault, rng.chance(1, 2));
+    plan.fault_gap_us = plan.tick_us * rng.between(4, 30);
+    // Few at a time, half of them, or none at all: see `swarm` for why.
+    let few = rng.chance(1, 3);
+    let calm = rng.chance(1, 24);
+    plan.faults = BTreeMap::new();
+    for fault in FAULTS {
+        let draw = Prng::stream(seed, &format!("servers-{}", fault.name())).next_u64();
+        let on = draw.is_multiple_of(if few { 6 } else { 2 });
+        plan.faults.insert(*fault, on && !calm);
     }
-    // A short back-off and an election fit into the time between two acts.
-    plan.fault_gap_us = plan.fault_gap_us.min(SECOND);
     plan
 }

@@ -124,8 +124,7 @@ impl World {
         }
         self.clients[c].heard(group, &answer);
         if matches!(answer, Answer::Failed { .. }) {
-            let members = self.plan.members;
-            self.clients[c].move_on(members);
+            self.move_on(c);
         }
         self.history.end(self.now_us, call, answer)?;
         self.ask_later(c);
@@ -141,8 +140,7 @@ impl World {
         self.history.abandon(call);
         self.call_began.remove(&call);
         let m = self.clients[c].member;
-        let members = self.plan.members;
-        self.clients[c].move_on(members);
+        self.move_on(c);
         self.ask_later(c);
         if self.slots[m].live.is_some() {
             self.slots[m].reads.remove(&call);
@@ -151,6 +149,13 @@ impl World {
             self.after(100, Event::Tell { m, p, action });
         }
         Ok(())
+    }
+
+    /// The client tries another member of those it knows of: all that have ever served.
+    fn move_on(&mut self, c: usize) {
+        let known: Vec<usize> =
+            (0..self.slots.len()).filter(|m| !self.slots[*m].is_gone()).collect();
+        self.clients[c].move_on(&known);
     }
 
     fn ask_later(&mut self, c: usize) {

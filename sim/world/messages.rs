@@ -2,6 +2,7 @@
 
 use super::World;
 use super::event::{Event, Process};
+use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
 use crate::safety::{Checked, broken, ensure};
 use bytes::BytesMut;
@@ -13,7 +14,8 @@ use std::rc::Rc;
 impl World {
     pub(super) fn send(&mut self, from: usize, to: NodeId, message: NodeMessage) -> Checked {
         let node = self.slots[from].node;
-        let Some(to) = self.index_of(to) else {
+        let cluster = self.slots[from].birth.cluster;
+        let Some(to) = self.index_of(cluster, to) else {
             return broken("strange-address", format!("{node} sends to {to}"));
         };
         if let NodeMessage::Raft(messages) = &message {
@@ -64,7 +66,7 @@ impl World {
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
-        self.trace.word((from * 8 + to) as u64);
+        self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
             return Ok(());

@@ -12,7 +12,7 @@ mod messages;
 mod slot;
 
 pub use event::{Event, Process};
-pub use slot::{Condition, Slot};
+pub use slot::{Condition, SLOTS_MAX, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
@@ -24,8 +24,8 @@ use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
 use quorate::node::{Action, StopReason};
-use quorate::types::GroupId;
 use quorate::types::prng::Prng;
+use quorate::types::{GroupId, NodeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,7 +104,8 @@ fn play_world(mut world: World) -> Outcome {
 impl World {
     pub fn new(plan: Plan, verbose: bool) -> World {
         let plan = Rc::new(plan);
-        let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
+        let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
+        let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
         World {
             now_us: 0,
@@ -113,7 +114,7 @@ impl World {
             slots,
             net: Net::new(&plan),
             history: History::new(plan.groups),
-            safety: Safety::new(plan.quorum(), plan.groups),
+            safety: Safety::new(plan.groups, &founders),
             clients,
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),

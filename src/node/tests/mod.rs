@@ -2,5 +2,6 @@
 
 mod boots;
 mod cluster;
+mod restores;
 mod shell;
 mod stories;
