@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
-    fn bound_us(&self) -> u64 {
+    pub fn bound_us(&self) -> u64 {
         self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
     }
 
     pub fn finale(&mut self) -> Checked {
+        self.core_mode()?;
         self.heal_all()?;
         self.serve_again()?;
         self.quiet = true;
@@ -40,7 +41,7 @@ impl World {
         self.compare_with_model()
     }
 
-    fn heal_all(&mut self) -> Checked {
+    pub fn heal_all(&mut self) -> Checked {
         self.note(|| "everything heals".to_owned());
         if self.phase.take().is_some() {
             self.history.quorum_back();

@@ -108,6 +108,7 @@ struct Keyspace {
     leases: BTreeMap<LeaseId, LeaseLife>,
     /// The start of the newest call that was told the lease lives, and its TTL.
     kept: BTreeMap<LeaseId, (u64, i64)>,
+    drift_ppm: u64,
 }
 
 #[derive(Default)]
@@ -123,11 +124,12 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(groups: u64) -> History {
+    /// `drift_ppm` bounds how much faster than true time a member's clock goes.
+    pub fn new(groups: u64, drift_ppm: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
             let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
-            let keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
+            let keyspace = Keyspace { next: BOOT_INDEX, floor, drift_ppm, ..Keyspace::default() };
             history.groups.insert(GroupId(g), keyspace);
         }
         history
@@ -475,7 +477,7 @@ impl Keyspace {
     }
 
     /// No lease may be ended by its leader before its time has passed since the newest call that
-    /// was told it lives.
+    /// was told it lives: true time, of which the fastest clock allowed makes a little more.
     fn before_lease_end(
         &self,
         now_us: u64,
@@ -488,8 +490,9 @@ impl Keyspace {
         };
         for id in ids.iter().filter(|_| *term == entry.term) {
             if let (Some((since, ttl)), true) = (self.kept.get(id), self.model.has_lease(*id)) {
+                let ttl_us = *ttl as u64 * 1_000_000 * 1_000_000 / (1_000_000 + self.drift_ppm);
                 ensure!(
-                    now_us >= since + *ttl as u64 * 1_000_000,
+                    now_us >= since + ttl_us,
                     "lease-early",
                     "group {group} index {}: lease {id} of {ttl} s ends at {now_us} us, a client \
                      was told at {since} us that it lives",
@@ -576,7 +579,7 @@ pub fn self_check() {
     let g = GroupId(1);
     // Two acknowledged writes, then one read, then one write that is refused.
     let story = |spoil: u8| -> Result<(), Violation> {
-        let mut h = History::new(1);
+        let mut h = History::new(1, 0);
         for seq in 1..=2_u64 {
             let command = put(if seq == 1 { "a" } else { "b" });
             let call = h.begin(seq * 10, g, Call::Write(command.clone()));

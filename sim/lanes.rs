@@ -53,6 +53,9 @@ impl World {
         let wrote = live.wal.write(&batch.batch);
         live.wal_synced = Some(batch.id);
         wrote?;
+        if let Some(for_us) = self.slots[m].stall_us.take() {
+            self.stall(m, for_us);
+        }
         let delay = self.disk_us(m, self.plan.sync_us);
         self.after(delay, Event::Work { m, p, work: Work::WalSync });
         Ok(())

@@ -10,6 +10,7 @@ compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from th
 
 mod chaos;
 mod conf;
+mod core_mode;
 mod faults;
 mod finale;
 mod history;

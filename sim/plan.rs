@@ -175,6 +175,17 @@ impl Plan {
         self.faults.get(&fault).copied().unwrap_or(false)
     }
 
+    /// How much faster or slower than true time a member's clock may go, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        if self.on(Fault::ClockDriftWide) {
+            50_000
+        } else if self.on(Fault::ClockDrift) {
+            10_000
+        } else {
+            0
+        }
+    }
+
     /// One line for a failure's report.
     pub fn summary(&self) -> String {
         let faults: Vec<&str> = self.faults.iter().filter(|f| *f.1).map(|f| f.0.name()).collect();

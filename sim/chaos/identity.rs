@@ -83,6 +83,12 @@ impl World {
         if self.slots[to].live.is_some() && self.net.connected(from, to, processes) {
             return Ok(true);
         }
+        if self.net.half_open(self.now_us, from, to) {
+            return Ok(true);
+        }
+        if self.net.is_deaf(self.now_us, to, processes.1) {
+            return Ok(false);
+        }
         let pause = self.plan.tick_us;
         if !self.net.open(from, to)
             || !self.net.open(to, from)

@@ -43,12 +43,17 @@ impl World {
     }
 
     /// Every configuration that some group acts on, or will when a change comes through.
-    fn active_confs(&self) -> Vec<ConfState> {
+    pub fn active_confs(&self) -> Vec<ConfState> {
         (1..=self.plan.groups).flat_map(|g| self.safety.confs.active(GroupId(g))).collect()
     }
 
-    fn lost_for_ever(&self) -> BTreeSet<NodeId> {
+    pub fn lost_for_ever(&self) -> BTreeSet<NodeId> {
         self.slots.iter().filter(|s| s.wiped || s.is_gone()).map(|s| s.node).collect()
+    }
+
+    /// Whether every configuration that is acted on has a quorum without these.
+    pub fn bears(&self, down: &BTreeSet<NodeId>) -> bool {
+        self.active_confs().iter().all(|conf| is_quorum(conf, |id| !down.contains(&id)))
     }
 
     /// The voters, beginning anywhere.
@@ -62,7 +67,7 @@ impl World {
     }
 
     /// Takes `down` down and brings everybody else up.
-    fn begin_phase(&mut self, phase: Phase, down: &BTreeSet<NodeId>, down_us: u64) {
+    pub(super) fn begin_phase(&mut self, phase: Phase, down: &BTreeSet<NodeId>, down_us: u64) {
         self.net.set_calm(true);
         self.phase = Some(phase);
         self.steady();
@@ -107,14 +112,21 @@ impl World {
     /// Takes back what would keep a healthy member from serving.
     pub fn steady(&mut self) {
         let now = self.now_us;
+        self.frozen_until_us = self.frozen_until_us.min(now);
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
+            slot.stalled_until_us = slot.stalled_until_us.min(now);
+            slot.stall_us = None;
+            slot.starved_until_us = 0;
             slot.slow_until_us = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();
                 slot.disk.clear_crash_after();
             }
+        }
+        for m in 0..self.slots.len() {
+            self.wake(m);
         }
     }
 

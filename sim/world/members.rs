@@ -1,6 +1,7 @@
 //! Members: start, end, one turn, and what a turn wants done.
 
 use super::World;
+use super::clock;
 use super::event::Event;
 use super::slot::{Condition, Gone};
 use crate::faults::Fault;
@@ -33,7 +34,20 @@ impl World {
         slot.process = process;
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
+        slot.stalled_until_us = 0;
+        slot.stall_us = None;
+        slot.starved_until_us = 0;
+        slot.parked.clear();
+        self.net.reborn(m);
+        let slot = &mut self.slots[m];
         slot.reads.clear();
+        if slot.clock.drifts() {
+            self.counters.fired(clock::drift_fault(&self.plan));
+        }
+        if self.plan.on(Fault::ClockOffset) {
+            self.counters.fired(Fault::ClockOffset);
+            self.counters.mattered(Fault::ClockOffset);
+        }
         let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &slot.disk, process);
         let (live, found) = match booted {
             Ok(booted) => booted,
@@ -84,7 +98,11 @@ impl World {
         // Whoever is connected learns of it, unless the link is cut.
         let node = slot.node;
         for other in 0..self.slots.len() {
-            if other != m && self.slots[other].live.is_some() && self.net.open(m, other) {
+            if other != m
+                && self.slots[other].live.is_some()
+                && self.net.open(m, other)
+                && !self.net.vanished(self.now_us, m)
+            {
                 let p = self.slots[other].process;
                 let action = Box::new(Action::PeerDown { peer: node });
                 self.after(500, Event::Tell { m: other, p, action });
@@ -104,7 +122,7 @@ impl World {
     /// moment later together with what else comes in until then.
     pub fn act(&mut self, m: usize, action: Action) -> Checked {
         let turn_us = self.plan.turn_us;
-        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+        let now_ms = self.slots[m].now_ms(self.now_us);
         let live = self.live(m);
         live.handle(now_ms, action);
         if turn_us == 0 {

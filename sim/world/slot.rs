@@ -1,10 +1,11 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
-use super::event::Process;
+use super::event::{Event, Process};
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
 use crate::member::{Birth, CLUSTER, Live, Origin};
 use crate::plan::Plan;
+use crate::world::clock::Clock;
 use quorate::io::MemDisk;
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, Incarnation, NodeId};
@@ -42,7 +43,18 @@ pub struct Slot {
     pub process: Process,
     pub live: Option<Live>,
     pub born_us: u64,
+    /// Its own clock: of this process, and not the world's.
+    pub clock: Clock,
     pub paused_until_us: u64,
+    pub paused_by: Fault,
+    /// Its log is being synced, and the core waits for it.
+    pub stalled_until_us: u64,
+    /// The next sync of its log takes this long.
+    pub stall_us: Option<u64>,
+    /// No tick reaches the core until then; everything else does.
+    pub starved_until_us: u64,
+    /// What happened to it while it stood still.
+    pub parked: Vec<Event>,
     pub slow_until_us: u64,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
@@ -92,7 +104,13 @@ impl Slot {
             process: 0,
             live: None,
             born_us: 0,
+            clock: Clock::new(plan, m),
             paused_until_us: 0,
+            paused_by: Fault::Pause,
+            stalled_until_us: 0,
+            stall_us: None,
+            starved_until_us: 0,
+            parked: Vec::new(),
             slow_until_us: 0,
             wiped: false,
             sabotaged: None,
