@@ -35,6 +35,7 @@ const LOST_ANSWER_ONE_IN: u64 = 60;
 pub async fn run(world: Arc<World>, id: u64) {
     let plan = world.plan.clone();
     let mut client = Client::new(&plan, id);
+    let hosts: Vec<usize> = world.hosts().collect();
     let mut whims = Prng::stream(plan.seed, &format!("whims-{id}"));
     let delays = Arc::new(Mutex::new(Prng::stream(plan.seed, &format!("line-{id}"))));
     loop {
@@ -47,7 +48,7 @@ pub async fn run(world: Arc<World>, id: u64) {
         let line = Line::new(world.clone(), host, delays.clone());
         let lost = whims.chance(1, LOST_ANSWER_ONE_IN) && plan.on(Fault::LostAnswer);
         if !ask(&world, &mut client, line.clone(), call, lost).await {
-            client.move_on(plan.members);
+            client.move_on(&hosts);
         } else if whims.chance(1, LOOK_ONE_IN) {
             let checked = look(&world, host, line, whims.below(6)).await;
             world.story.check(checked);

@@ -77,7 +77,7 @@ pub struct Judge {
 
 impl Judge {
     pub fn new() -> Judge {
-        Judge { history: History::new(1), log: BTreeMap::new(), hashes: BTreeMap::new(), answers: 0 }
+        Judge { history: History::new(1, 0), log: BTreeMap::new(), hashes: BTreeMap::new(), answers: 0 }
     }
 
     /// The end of the committed log, as far as anybody has applied it.
