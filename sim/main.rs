@@ -19,9 +19,12 @@ mod member;
 mod model;
 mod net;
 mod plan;
-mod runner;
+mod run;
 mod safety;
+mod seed;
 mod swarm;
+mod tape;
+mod text;
 mod tier2;
 mod trace;
 mod workload;
@@ -30,5 +33,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main()
+    run::main()
 }

@@ -7,6 +7,7 @@
 
 use crate::history::{Answer, Call, CallId};
 use crate::plan::{OP_KINDS, OpKind, Plan};
+use crate::seed;
 use bytes::Bytes;
 use quorate::types::command::{
     CompactRequest, Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest,
@@ -27,12 +28,20 @@ struct Memory {
     leases: Vec<LeaseId>,
 }
 
+/// Where the numbers of the calls after the disturbances begin.
+const LATE_CALLS: u64 = 1_000_000;
+
 pub struct Client {
     pub id: u64,
     pub member: usize,
+    key: u64,
+    calls: u64,
+    late_calls: u64,
     rng: Prng,
+    /// The newest call's number, and how many values it has used: both are in the values' names,
+    /// so that no value is written twice and none depends on the calls before.
+    nth: u64,
     values: u64,
-    leases: i64,
     memory: BTreeMap<GroupId, Memory>,
     /// The call that is open, and where it went.
     pub open: Option<(CallId, u64)>,
@@ -40,9 +49,33 @@ pub struct Client {
 
 impl Client {
     pub fn new(plan: &Plan, id: u64) -> Client {
-        let mut rng = Prng::stream(plan.seed, &format!("client-{id}"));
+        let purpose = format!("client-{id}");
+        let (mut rng, key) = (plan.stream(&purpose), plan.name.key(&purpose));
         let member = rng.below(plan.members as u64) as usize;
-        Client { id, member, rng, values: 0, leases: 0, memory: BTreeMap::new(), open: None }
+        Client {
+            id,
+            member,
+            key,
+            calls: 0,
+            late_calls: 0,
+            rng,
+            nth: 0,
+            values: 0,
+            memory: BTreeMap::new(),
+            open: None,
+        }
+    }
+
+    /// Goes on to the next call: what it is and what follows from it is drawn from a place of its
+    /// own, or from the number that a tape states. Calls after the disturbances count apart.
+    pub fn turn(&mut self, told: Option<(u64, u64)>, acting: bool) -> (u64, u64) {
+        let place = if acting { &mut self.calls } else { &mut self.late_calls };
+        *place += 1;
+        let place = if acting { *place } else { *place + LATE_CALLS };
+        let (nth, word) = told.unwrap_or_else(|| (place, seed::at(self.key, place)));
+        self.rng = Prng::new(word);
+        (self.nth, self.values) = (nth, 0);
+        (nth, word)
     }
 
     /// Waits a moment between two calls.
@@ -81,7 +114,10 @@ impl Client {
 
     fn value(&mut self, plan: &Plan) -> Bytes {
         self.values += 1;
-        let mut value = format!("c{}-{}", self.id, self.values);
+        let mut value = match self.values {
+            1 => format!("c{}-{}", self.id, self.nth),
+            more => format!("c{}-{}.{more}", self.id, self.nth),
+        };
         let fill = self.rng.below(plan.value_bytes_max as u64) as usize;
         while value.len() < fill {
             value.push('.');
@@ -185,9 +221,10 @@ impl Client {
         TxnRequest { compare, success, failure }
     }
 
-    /// The next call and the group it goes to.
-    pub fn next_call(&mut self, plan: &Plan) -> (GroupId, Call) {
-        let group = GroupId(1 + self.rng.below(plan.groups));
+    /// The next call and the group it goes to, unless that is told.
+    pub fn next_call(&mut self, plan: &Plan, told: Option<GroupId>) -> (GroupId, Call) {
+        let drawn = GroupId(1 + self.rng.below(plan.groups));
+        let group = told.unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
         let mut draw = self.rng.below(total);
         let mut kind = OpKind::Put;
@@ -260,8 +297,7 @@ impl Client {
                 Call::Write(Command::Compact(CompactRequest { revision, physical }))
             }
             OpKind::LeaseGrant => {
-                self.leases += 1;
-                let id = LeaseId(self.id as i64 * 1_000_000 + self.leases);
+                let id = LeaseId((self.id * 10_000_000 + self.nth) as i64);
                 let ttl_seconds = self.rng.between(2, 30) as i64;
                 Call::Write(Command::LeaseGrant { id, ttl_seconds })
             }

@@ -4,8 +4,8 @@
 //! another cluster's data directory) take the member's place for a while; then the right one comes
 //! back, and must be taken back.
 
-use super::rpc::Line;
 use super::plan::FAULTS;
+use super::rpc::Line;
 use super::world::{Role, World, member_ids};
 use crate::faults::Fault;
 use crate::plan::{MS, SECOND};
@@ -14,7 +14,6 @@ use quorate::api::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate::io::MemDisk;
 use quorate::io::mem_disk::{Fault as DiskFault, FaultKind, FaultOp};
 use quorate::types::GroupId;
-use quorate::types::prng::Prng;
 use std::sync::{Arc, Mutex};
 
 /// How long a member that has to stop by itself may take.
@@ -25,7 +24,7 @@ const LOOK_US: u64 = 20 * MS;
 /// Plays the chaos to its end.
 pub async fn run(world: Arc<World>) {
     let plan = world.plan.clone();
-    let mut rng = Prng::stream(plan.seed, "nemesis-servers");
+    let mut rng = plan.stream("nemesis-servers");
     let choices: Vec<Fault> = FAULTS
         .iter()
         .copied()
@@ -137,7 +136,7 @@ fn transfer(world: &Arc<World>, to: usize) {
     world.story.fired(Fault::Transfer);
     let world = world.clone();
     madsim::task::spawn(async move {
-        let delays = Prng::stream(world.plan.seed, "transfer-line");
+        let delays = world.plan.stream("transfer-line");
         let line = Line::new(world.clone(), leader, Arc::new(Mutex::new(delays)));
         let request = pb::MoveLeaderRequest { target_id: ids[to].0 };
         let told = MaintenanceClient::new(line).move_leader(request).await;

@@ -20,7 +20,6 @@ use quorate::api::proto::etcdserverpb::kv_client::KvClient;
 use quorate::api::proto::etcdserverpb::lease_client::LeaseClient;
 use quorate::api::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate::mvcc::is_read_only;
-use quorate::types::prng::Prng;
 use quorate::types::{Command, GroupId};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -36,14 +35,15 @@ pub async fn run(world: Arc<World>, id: u64) {
     let plan = world.plan.clone();
     let mut client = Client::new(&plan, id);
     let hosts: Vec<usize> = world.hosts().collect();
-    let mut whims = Prng::stream(plan.seed, &format!("whims-{id}"));
-    let delays = Arc::new(Mutex::new(Prng::stream(plan.seed, &format!("line-{id}"))));
+    let mut whims = plan.stream(&format!("whims-{id}"));
+    let delays = Arc::new(Mutex::new(plan.stream(&format!("line-{id}"))));
     loop {
+        client.turn(None, true);
         world.sleep_us(client.think_us(&plan)).await;
         if world.is_quiet() {
             return;
         }
-        let (_, call) = client.next_call(&plan);
+        let (_, call) = client.next_call(&plan, None);
         let host = client.member;
         let line = Line::new(world.clone(), host, delays.clone());
         let lost = whims.chance(1, LOST_ANSWER_ONE_IN) && plan.on(Fault::LostAnswer);
@@ -57,13 +57,7 @@ pub async fn run(world: Arc<World>, id: u64) {
 }
 
 /// A call and its answer; false if the client should try elsewhere.
-async fn ask(
-    world: &Arc<World>,
-    client: &mut Client,
-    line: Line,
-    call: Call,
-    lost: bool,
-) -> bool {
+async fn ask(world: &Arc<World>, client: &mut Client, line: Line, call: Call, lost: bool) -> bool {
     let call = match call {
         Call::Write(Command::Txn(txn)) if is_read_only(&txn) => Call::ReadTxn(txn),
         other => other,

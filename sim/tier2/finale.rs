@@ -43,7 +43,7 @@ impl Finale {
         watchers: Vec<Arc<Watcher>>,
         clients: Vec<madsim::task::JoinHandle<()>>,
     ) -> Finale {
-        let lines = Arc::new(Mutex::new(Prng::stream(world.plan.seed, "finale-lines")));
+        let lines = Arc::new(Mutex::new(world.plan.stream("finale-lines")));
         Finale { world, watchers, clients, lines }
     }
 
@@ -123,8 +123,11 @@ impl Finale {
                     "member {host} does not serve a read within the bound after the healing"
                 );
                 let call = Call::Range(everything(false));
-                let id =
-                    lock(&self.world.judge).history.begin(story.now_us(), GroupId::ROOT, call.clone());
+                let id = lock(&self.world.judge).history.begin(
+                    story.now_us(),
+                    GroupId::ROOT,
+                    call.clone(),
+                );
                 let asked = perform(self.line(host), call.clone());
                 let told = super::race::race(asked, self.world.sleep_us(SECOND)).await;
                 let now_us = story.now_us();
@@ -188,7 +191,9 @@ impl Finale {
         if !settled {
             let states: Vec<String> = world
                 .hosts()
-                .map(|host| format!("{host}: {:?}", world.node(host).map(|n| n.status(GroupId::ROOT))))
+                .map(|host| {
+                    format!("{host}: {:?}", world.node(host).map(|n| n.status(GroupId::ROOT)))
+                })
                 .collect();
             return broken(
                 "not-converged",
@@ -283,8 +288,7 @@ impl Finale {
                 running.stop();
             }
         }
-        let gone =
-            || self.world.hosts().all(|host| self.world.with(host, |m| m.process.is_none()));
+        let gone = || self.world.hosts().all(|host| self.world.with(host, |m| m.process.is_none()));
         if !self.wait(gone).await && !self.world.story.is_broken() {
             return broken("stop-hangs", "members were asked to stop and did not".to_owned());
         }

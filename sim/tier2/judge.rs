@@ -77,7 +77,12 @@ pub struct Judge {
 
 impl Judge {
     pub fn new() -> Judge {
-        Judge { history: History::new(1, 0), log: BTreeMap::new(), hashes: BTreeMap::new(), answers: 0 }
+        Judge {
+            history: History::new(1, 0),
+            log: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            answers: 0,
+        }
     }
 
     /// The end of the committed log, as far as anybody has applied it.
@@ -117,7 +122,13 @@ impl Judge {
     }
 
     /// A client hears a response.
-    pub fn heard(&mut self, now_us: u64, id: CallId, call: &Call, told: &Told) -> Result<Answer, crate::safety::Violation> {
+    pub fn heard(
+        &mut self,
+        now_us: u64,
+        id: CallId,
+        call: &Call,
+        told: &Told,
+    ) -> Result<Answer, crate::safety::Violation> {
         self.answers += 1;
         let header = told.header().copied().unwrap_or_default();
         let revision = header.revision;
@@ -125,13 +136,10 @@ impl Judge {
             (Call::Write(command), _) => {
                 let fits = |outcome: &Outcome| response(outcome, &header).as_ref() == Some(told);
                 match self.history.place(id, fits) {
-                    Ok((index, outcome)) => {
-                        Answer::Wrote { reply: outcome.reply, revision, index }
-                    }
+                    Ok((index, outcome)) => Answer::Wrote { reply: outcome.reply, revision, index },
                     Err(near) => {
-                        let detail = format!(
-                            "{command:?}\n  is answered {told:?}\n  the log says {near:?}"
-                        );
+                        let detail =
+                            format!("{command:?}\n  is answered {told:?}\n  the log says {near:?}");
                         return Err(crate::safety::Violation { rule: "wrong-reply", detail });
                     }
                 }
@@ -147,7 +155,8 @@ impl Judge {
                 let outcome = Outcome { reply: Ok(Reply::Txn(reply.clone())), revision };
                 let expected = response(&outcome, &header);
                 if expected.as_ref() != Some(told) {
-                    let detail = format!("{request:?}\n  answered {told:?}\n  expected {expected:?}");
+                    let detail =
+                        format!("{request:?}\n  answered {told:?}\n  expected {expected:?}");
                     return Err(crate::safety::Violation { rule: "wrong-read", detail });
                 }
                 Answer::ReadTxn { reply, revision }
@@ -194,11 +203,33 @@ impl Judge {
 fn known(status: &Status) -> Option<ApiError> {
     use ApiError::*;
     [
-        EmptyKey, KeyNotFound, ValueProvided, LeaseProvided, TooManyOps, DuplicateKey,
-        InvalidSortOption, Compacted, FutureRevision, NoSpace, LeaseNotFound, LeaseExists,
-        LeaseTtlTooLarge, RequestTooLarge, TooManyRequests, NoLeader, NotLeader, LeaderChanged,
-        Stopped, Timeout, TimeoutLeaderFail, TimeoutConnectionLost, TimeoutWaitApplied, Unhealthy,
-        Corrupt, BadLeaderTransferee, TimeoutLeaderTransfer,
+        EmptyKey,
+        KeyNotFound,
+        ValueProvided,
+        LeaseProvided,
+        TooManyOps,
+        DuplicateKey,
+        InvalidSortOption,
+        Compacted,
+        FutureRevision,
+        NoSpace,
+        LeaseNotFound,
+        LeaseExists,
+        LeaseTtlTooLarge,
+        RequestTooLarge,
+        TooManyRequests,
+        NoLeader,
+        NotLeader,
+        LeaderChanged,
+        Stopped,
+        Timeout,
+        TimeoutLeaderFail,
+        TimeoutConnectionLost,
+        TimeoutWaitApplied,
+        Unhealthy,
+        Corrupt,
+        BadLeaderTransferee,
+        TimeoutLeaderTransfer,
     ]
     .into_iter()
     .find(|error| {

@@ -28,10 +28,10 @@ mod world;
 pub use plan::plan;
 
 use crate::plan::SECOND;
-use crate::runner::Outcome;
+use crate::run::{Job, Outcome};
 use crate::safety::broken;
 use clock::Wheel;
-use log::{Log, Heard};
+use log::{Heard, Log};
 use race::{First, race};
 use std::sync::Arc;
 use story::{Story, lock};
@@ -43,13 +43,13 @@ const WATCHERS: usize = 3;
 const PLAY_US: u64 = 600 * SECOND;
 
 /// Plays one seed. Inside a madsim runtime, on a thread of its own.
-pub async fn play(seed: u64, verbose: bool) -> Outcome {
+pub async fn play(job: Job) -> Outcome {
     let wheel = Wheel::new();
-    let story = Story::new(wheel.clone(), verbose);
+    let story = Story::new(wheel.clone(), job.verbose);
     let heard = Arc::new(Heard::default());
     let log = Log { story: story.clone(), heard: heard.clone() };
     let _listening = tracing::subscriber::set_default(log);
-    let world = World::new(plan(seed), story.clone(), heard);
+    let world = World::new(plan(&job.seed), story.clone(), heard);
     if let First::B(()) = race(acts(&world), wheel.sleep_us(PLAY_US)).await {
         story.check(broken("hang", "the seed does not come to its end".to_owned()));
     }
@@ -81,7 +81,7 @@ async fn acts(world: &Arc<World>) {
         .map(|id| madsim::task::spawn(clients::run(world.clone(), id)))
         .collect();
     let watchers: Vec<Arc<Watcher>> =
-        (0..WATCHERS).map(|number| Watcher::new(world.plan.seed, number)).collect();
+        (0..WATCHERS).map(|number| Watcher::new(&world.plan, number)).collect();
     for (number, watcher) in watchers.iter().enumerate() {
         madsim::task::spawn(watcher.clone().run(world.clone(), number));
     }

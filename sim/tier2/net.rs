@@ -128,7 +128,7 @@ impl State {
 
 impl Fabric {
     pub fn new(plan: &Plan, story: Arc<Story>) -> Arc<Fabric> {
-        let mut shape = Prng::stream(plan.seed, "streams-shape");
+        let mut shape = plan.stream("streams-shape");
         let window = [4 << 10, 64 << 10, 1 << 20][shape.below(3) as usize];
         let hosts = plan.members;
         Arc::new(Fabric {
@@ -140,7 +140,7 @@ impl Fabric {
                 links: vec![Link::default(); hosts * hosts],
                 streams: BTreeMap::new(),
                 next_stream: 0,
-                rng: Prng::stream(plan.seed, "streams"),
+                rng: plan.stream("streams"),
                 window,
                 calm: false,
             }),
@@ -268,6 +268,8 @@ impl Fabric {
                 pipe.readable.notify_one();
             }
         }
+        let used = |stream: &Stream| stream.ends.iter().any(|end| end.reading || end.writing);
+        state.streams.retain(|_, stream| used(stream));
     }
 
     pub fn power_on(&self, host: usize) {
@@ -303,11 +305,6 @@ impl Fabric {
         let Some(id) = self.pick(&mut state, draw) else { return false };
         state.streams.get_mut(&id).expect("just picked").lost = true;
         true
-    }
-
-    /// Bytes that wait for readers, over all streams.
-    pub fn in_flight(&self) -> usize {
-        self.state().streams.values().flat_map(|s| &s.pipes).map(|p| p.in_flight).sum()
     }
 }
 
@@ -393,7 +390,8 @@ impl Fabric {
             && state.is_open(source, sink)
             && state.is_open(sink, source)
             && !stream.lost;
-        let there_and_back = self.delay(&mut state, source, sink) + self.delay(&mut state, sink, source);
+        let there_and_back =
+            self.delay(&mut state, source, sink) + self.delay(&mut state, sink, source);
         let window = state.window;
         let delay = self.delay(&mut state, source, sink);
         let stream = state.streams.get_mut(&id).expect("just looked");
@@ -406,6 +404,7 @@ impl Fabric {
             pipe.reset_at = Some(at);
             stream.pipes[1 - side].reset_at = Some(at);
             stream.pipes[1 - side].readable.notify_one();
+            stream.pipes[1 - side].writable.notify_one();
         }
         let pipe = &mut stream.pipes[side];
         let room = window.saturating_sub(pipe.in_flight).min(bytes.len());
@@ -482,8 +481,7 @@ impl Net for SimNet {
             if life.is_over() || doors.contains_key(&addr) {
                 return Err(error(io::ErrorKind::AddrInUse));
             }
-            let door =
-                Door { life: life.number, waiting: VecDeque::new(), knock: knock.clone() };
+            let door = Door { life: life.number, waiting: VecDeque::new(), knock: knock.clone() };
             doors.insert(addr.clone(), door);
             drop(state);
             Ok(Box::new(SimListener { fabric, life, addr, knock }) as Box<dyn Listener>)

@@ -1,8 +1,7 @@
 //! What a seed of whole servers draws: tier 1's limits and workload, and faults of its own.
 
 use crate::faults::Fault;
-use crate::plan::{MS, Plan, SECOND};
-use quorate::types::prng::Prng;
+use crate::plan::{MS, Plan, SECOND, Seed};
 use std::collections::BTreeMap;
 
 /// Every fault that whole servers can meet.
@@ -28,9 +27,9 @@ pub const FAULTS: &[Fault] = &[
 ];
 
 /// The plan of one seed. Only group 1 has an API.
-pub fn plan(seed: u64) -> Plan {
-    let mut plan = Plan::new(seed);
-    let mut rng = Prng::stream(seed, "plan-servers");
+pub fn plan(seed: &Seed) -> Plan {
+    let mut plan = Plan::of(seed);
+    let mut rng = seed.stream("plan-servers");
     plan.groups = 1;
     plan.members = if rng.chance(4, 5) { 3 } else { 5 };
     plan.chaos_us = rng.between(6, 16) * SECOND;
@@ -41,7 +40,7 @@ pub fn plan(seed: u64) -> Plan {
     let calm = rng.chance(1, 24);
     plan.faults = BTreeMap::new();
     for fault in FAULTS {
-        let draw = Prng::stream(seed, &format!("servers-{}", fault.name())).next_u64();
+        let draw = seed.stream(&format!("servers-{}", fault.name())).next_u64();
         let on = draw.is_multiple_of(if few { 6 } else { 2 });
         plan.faults.insert(*fault, on && !calm);
     }

@@ -8,6 +8,7 @@ use super::clock::{SimClock, Sleep};
 use super::disk::SimDisk;
 use super::net::{Fabric, SimNet};
 use super::story::{Story, lock};
+use crate::plan::Plan;
 use madsim::runtime::{Handle, NodeHandle};
 use quorate::io::{BoxFuture, Entropy, Io, MemDisk, TaskHandle, TaskKind, Tasks, tasks};
 use quorate::types::prng::Prng;
@@ -110,14 +111,14 @@ impl Life {
 }
 
 /// The world of one process.
-pub fn io(life: &Arc<Life>, disk: &MemDisk, fabric: &Arc<Fabric>, seed: u64) -> Io {
+pub fn io(life: &Arc<Life>, disk: &MemDisk, fabric: &Arc<Fabric>, plan: &Plan) -> Io {
     let purpose = format!("entropy-{}", life.number);
     Io {
         disk: Arc::new(SimDisk::new(disk.clone(), life.clone())),
         clock: Arc::new(SimClock::new(life.story.wheel.clone())),
         net: Arc::new(SimNet::new(fabric.clone(), life.clone())),
         tasks: Arc::new(SimTasks { life: life.clone() }),
-        entropy: Arc::new(SimEntropy(Mutex::new(Prng::stream(seed, &purpose)))),
+        entropy: Arc::new(SimEntropy(Mutex::new(plan.stream(&purpose)))),
     }
 }
 

@@ -9,13 +9,13 @@ use super::race::{First, race};
 use super::rpc::Line;
 use super::story::lock;
 use super::world::World;
-use crate::safety::{Checked, ensure};
+use crate::plan::Plan;
+use crate::safety::{Checked, Violation, ensure};
 use quorate::api::convert;
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::etcdserverpb::watch_client::WatchClient;
 use quorate::api::proto::etcdserverpb::watch_create_request::FilterType;
 use quorate::api::proto::etcdserverpb::watch_request::RequestUnion;
-use quorate::types::prng::Prng;
 use quorate::types::{GroupId, KeyRange};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,12 +38,11 @@ pub struct Watcher {
     /// Everything up to here has been told, and judged. 0 before the first stream.
     done: AtomicI64,
     host: Mutex<usize>,
-    events: AtomicI64,
 }
 
 impl Watcher {
-    pub fn new(seed: u64, number: usize) -> Arc<Watcher> {
-        let mut rng = Prng::stream(seed, &format!("watcher-{number}"));
+    pub fn new(plan: &Plan, number: usize) -> Arc<Watcher> {
+        let mut rng = plan.stream(&format!("watcher-{number}"));
         let range = match rng.below(4) {
             0 => KeyRange::single("hot/0"),
             1 => KeyRange::new("hot/", "hot0"),
@@ -58,22 +57,17 @@ impl Watcher {
             fragment: rng.chance(1, 2),
             done: AtomicI64::new(0),
             host: Mutex::new(number),
-            events: AtomicI64::new(0),
         })
     }
 
     pub fn done(&self) -> i64 {
         self.done.load(Ordering::Relaxed)
     }
-    pub fn events(&self) -> i64 {
-        self.events.load(Ordering::Relaxed)
-    }
 
     /// Watches until the world is over; from one member after the other.
     pub async fn run(self: Arc<Watcher>, world: Arc<World>, number: usize) {
-        let seed = world.plan.seed;
-        let mut rng = Prng::stream(seed, &format!("watcher-moves-{number}"));
-        let delays = Prng::stream(seed, &format!("watcher-line-{number}"));
+        let mut rng = world.plan.stream(&format!("watcher-moves-{number}"));
+        let delays = world.plan.stream(&format!("watcher-line-{number}"));
         let delays = Arc::new(Mutex::new(delays));
         while !world.story.is_broken() {
             let host = rng.below(world.plan.members as u64) as usize;
@@ -145,7 +139,12 @@ impl Watcher {
     }
 
     /// Judges one message. False if the stream is of no more use.
-    fn heard(&self, world: &World, host: usize, told: &pb::WatchResponse) -> Result<bool, crate::safety::Violation> {
+    fn heard(
+        &self,
+        world: &World,
+        host: usize,
+        told: &pb::WatchResponse,
+    ) -> Result<bool, Violation> {
         let revision = told.header.as_ref().map_or(0, |header| header.revision);
         let judge = lock(&world.judge);
         let model = judge.history.model(GroupId::ROOT);
@@ -171,7 +170,8 @@ impl Watcher {
             }
             return Ok(true);
         }
-        let Some(last) = told.events.iter().filter_map(|e| e.kv.as_ref()).map(|kv| kv.mod_revision).max()
+        let Some(last) =
+            told.events.iter().filter_map(|e| e.kv.as_ref()).map(|kv| kv.mod_revision).max()
         else {
             // Progress. A stream that began late may vouch for less than is known already.
             ensure!(
@@ -228,7 +228,6 @@ impl Watcher {
             "watch-events",
             "{host}, from {done} to {last}:\n  told     {got:?}\n  expected {expected:?}"
         );
-        self.events.fetch_add(got.len() as i64, Ordering::Relaxed);
         self.done.store(last, Ordering::Relaxed);
         Ok(true)
     }

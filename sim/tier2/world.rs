@@ -167,7 +167,7 @@ impl World {
             machine.end = None;
             machine.disk.clone()
         });
-        let io = io(&life, &disk, &self.fabric, self.plan.seed);
+        let io = io(&life, &disk, &self.fabric, &self.plan);
         let weak = Arc::downgrade(self);
         life.spawn(async move {
             let end = run(&weak, host, number, role, io).await;
@@ -211,9 +211,8 @@ impl World {
 
     /// A process has ended by itself.
     fn ended(&self, host: usize, number: u64, role: Role, end: End) {
-        let current = self.with(host, |machine| {
-            machine.process.take_if(|process| process.life.number == number)
-        });
+        let current = self
+            .with(host, |machine| machine.process.take_if(|process| process.life.number == number));
         let Some(process) = current else { return };
         self.story.event(0xb2, number, &[]);
         self.story.note(|| format!("{host} process {number} ends: {end:?}"));
@@ -272,14 +271,12 @@ enum End {
 
 /// The life of one process, as `cli::serve` leads it.
 async fn run(world: &Weak<World>, host: usize, number: u64, role: Role, io: Io) -> End {
-    let Some((config, boot, mut settings)) =
-        world.upgrade().map(|w| {
-            let config = flags(&w.plan, host, role);
-            let boot = serve::boot_config(&config, &io).map(|boot| tuned(&w.plan, boot));
-            let settings = serve::start_config(&config);
-            (config, boot, settings)
-        })
-    else {
+    let Some((config, boot, mut settings)) = world.upgrade().map(|w| {
+        let config = flags(&w.plan, host, role);
+        let boot = serve::boot_config(&config, &io).map(|boot| tuned(&w.plan, boot));
+        let settings = serve::start_config(&config);
+        (config, boot, settings)
+    }) else {
         return End::Member(Ended::Asked);
     };
     let boot = match boot {
@@ -344,11 +341,8 @@ fn tuned(plan: &Plan, mut boot: BootConfig) -> BootConfig {
     let core = &mut boot.core;
     core.pre_vote = plan.pre_vote;
     core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
-    core.trim = TrimPolicy {
-        keep_entries: plan.trim_keep_entries,
-        keep_bytes: 64 << 20,
-        step_entries: 1,
-    };
+    core.trim =
+        TrimPolicy { keep_entries: plan.trim_keep_entries, keep_bytes: 64 << 20, step_entries: 1 };
     core.bounds.log_cache_bytes_max = plan.log_cache_bytes;
     core.bounds.append_bytes_max = plan.append_bytes;
     core.bounds.inflight_appends_max = plan.inflight_appends;

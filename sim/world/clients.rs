@@ -14,9 +14,9 @@ impl World {
         if self.quiet {
             return;
         }
-        let plan = self.plan.clone();
-        let (group, call) = self.clients[c].next_call(&plan);
-        self.start_call(c, group, call);
+        if let Some((group, call)) = self.next_call(c) {
+            self.start_call(c, group, call);
+        }
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
@@ -25,6 +25,11 @@ impl World {
         self.callers.insert(id, c);
         if !call.is_serializable() {
             self.call_began.insert(id, self.now_us);
+        }
+        let due = self.phase_began_us + self.plan.election_us() * 9;
+        let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
+        if self.phase.is_some() && self.now_us >= due && in_time && !call.is_serializable() {
+            self.phase_asked.insert(group);
         }
         self.clients[c].open = Some((id, group.0));
         self.trace
@@ -161,6 +166,6 @@ impl World {
     fn ask_later(&mut self, c: usize) {
         let plan = self.plan.clone();
         let think = self.clients[c].think_us(&plan);
-        self.after(think, Event::Ask { c });
+        self.plan_ask(c, think);
     }
 }

@@ -49,12 +49,13 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
     }
 
     let boot = boot_config(config, &io)?;
-    let running = start::open(&io, boot, start_config(config)).await.map_err(|error| match error {
-        OpenError::Boot(error) => {
-            format!("{error} (data directory {})", config.data_dir.display())
-        }
-        OpenError::Peers(error) => format!("{error}; choose another --listen-peer-urls"),
-    })?;
+    let running =
+        start::open(&io, boot, start_config(config)).await.map_err(|error| match error {
+            OpenError::Boot(error) => {
+                format!("{error} (data directory {})", config.data_dir.display())
+            }
+            OpenError::Peers(error) => format!("{error}; choose another --listen-peer-urls"),
+        })?;
     let outcome = serve_clients(config, &clients, &running, &io).await;
     // Whatever happened, the member ends in order.
     let ended = start::close(&running, &*io.clock).await;

@@ -19,10 +19,8 @@ use std::time::Duration;
 #[tokio::test]
 async fn a_store_that_fails_under_a_checkpoint_ends_the_member_and_says_so() {
     let disk = MemDisk::new(1);
-    let io = Io {
-        disk: Arc::new(disk.clone()),
-        ..tokio_backend::io(tokio::runtime::Handle::current())
-    };
+    let io =
+        Io { disk: Arc::new(disk.clone()), ..tokio_backend::io(tokio::runtime::Handle::current()) };
     let (cluster, rows) = founders(1);
     let mut core = CoreConfig::new(cluster, rows[0].id, Incarnation(1), 1);
     core.tick_ms = 10;
@@ -40,10 +38,8 @@ async fn a_store_that_fails_under_a_checkpoint_ends_the_member_and_says_so() {
     let running = start::open(&io, boot, config).await.expect("an empty disk is founded");
     disk.inject(Fault::next(FaultOp::Write, FaultKind::Io).on("snap/db"));
     for n in 0_u32.. {
-        let put = PutRequest {
-            key: Bytes::copy_from_slice(&n.to_be_bytes()),
-            ..PutRequest::default()
-        };
+        let put =
+            PutRequest { key: Bytes::copy_from_slice(&n.to_be_bytes()), ..PutRequest::default() };
         match running.handle.propose(GroupId::ROOT, Command::Put(put)).await {
             Err(ApiError::Stopped) => break,
             // Before the election.
