@@ -7,7 +7,7 @@
 //! what is shorter takes that long.
 
 use super::race::race;
-use madsim::time::{Instant, TimeHandle};
+use madsim::time::TimeHandle;
 use quorate::io::{BoxFuture, Clock, Mono};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -80,7 +80,7 @@ impl Wheel {
             match first {
                 Some(at) => {
                     let wait = Duration::from_nanos(at.saturating_sub(self.now()));
-                    let sleep = madsim::time::sleep_until(Instant::now() + wait);
+                    let sleep = self.time.sleep_until(self.time.now_instant() + wait);
                     race(self.earlier.notified(), sleep).await;
                 }
                 None => self.earlier.notified().await,

@@ -238,31 +238,32 @@ impl Finale {
                 .lease_leases(pb::LeaseLeasesRequest {})
                 .await
                 .map(|told| told.into_inner().leases);
-            let mut judge = lock(&world.judge);
-            let expected: Vec<i64> = judge
-                .history
-                .model(GroupId::ROOT)
-                .leases()
-                .into_iter()
-                .map(|(id, _, _)| id.0)
-                .collect();
-            let now = judge.revision();
-            if let Ok(leases) = leases {
-                let mut leases: Vec<i64> = leases.into_iter().map(|lease| lease.id).collect();
-                leases.sort_unstable();
-                // A lease may end at any moment; then the log has moved on as well.
+            {
+                let judge = lock(&world.judge);
+                let expected: Vec<i64> = judge
+                    .history
+                    .model(GroupId::ROOT)
+                    .leases()
+                    .into_iter()
+                    .map(|(id, _, _)| id.0)
+                    .collect();
+                let now = judge.revision();
+                if let Ok(leases) = leases {
+                    let mut leases: Vec<i64> = leases.into_iter().map(|lease| lease.id).collect();
+                    leases.sort_unstable();
+                    // A lease may end at any moment; then the log has moved on as well.
+                    ensure!(
+                        leases == expected || self.is_behind(host, &judge),
+                        "replica-leases",
+                        "member {host} has the leases {leases:?}, the log {expected:?}"
+                    );
+                }
                 ensure!(
-                    leases == expected || self.is_behind(host, &mut judge),
-                    "replica-leases",
-                    "member {host} has the leases {leases:?}, the log {expected:?}"
+                    revision == now || self.is_behind(host, &judge),
+                    "replica-content",
+                    "member {host} is at revision {revision}, the log at {now}"
                 );
             }
-            ensure!(
-                revision == now || self.is_behind(host, &mut judge),
-                "replica-content",
-                "member {host} is at revision {revision}, the log at {now}"
-            );
-            drop(judge);
             let told = MaintenanceClient::new(self.line(host))
                 .hash_kv(pb::HashKvRequest { revision: 0 })
                 .await;
@@ -273,7 +274,7 @@ impl Finale {
         Ok(())
     }
 
-    fn is_behind(&self, host: usize, judge: &mut super::judge::Judge) -> bool {
+    fn is_behind(&self, host: usize, judge: &super::judge::Judge) -> bool {
         let applied = self.world.node(host).map_or(0, |n| n.status(GroupId::ROOT).applied_index);
         applied < judge.committed().0
     }
