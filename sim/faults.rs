@@ -58,6 +58,7 @@ faults! {
     CoreOnly "core-only",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
+    Waves "quorum-waves",
     Transfer "transfer",
     // Disks.
     LostWrites "lost-writes",
@@ -68,17 +69,22 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    MidStream "mid-stream",
+    OldId "old-id",
+    OtherClusterDir "other-cluster-dir",
+    OtherMemberDir "other-member-dir",
+    OlderStore "older-store",
+    Restored "restored-cluster",
     // Whole servers only (tier 2).
     Stop "stop",
     LostAnswer "lost-answer",
-    ForeignData "foreign-data",
 }
 
 impl Fault {
     /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
     pub fn is_of_servers(self) -> bool {
         use Fault::*;
-        matches!(self, Stop | LostAnswer | ForeignData)
+        matches!(self, Stop | LostAnswer)
     }
 }
 
@@ -270,6 +276,36 @@ pub enum Act {
         member: usize,
         for_us: u64,
     },
+    MidStream {
+        member: usize,
+        for_us: u64,
+    },
+    OldId {
+        member: usize,
+    },
+    OtherClusterDir {
+        member: usize,
+    },
+    OtherMemberDir {
+        member: usize,
+        of: usize,
+    },
+    OlderStore {
+        member: usize,
+    },
+    Restored {
+        survivor: usize,
+        draw: u64,
+    },
+    Waves {
+        first: usize,
+        down_us: u64,
+    },
+    /// A member's turn in a wave.
+    Wave {
+        member: usize,
+        down_us: u64,
+    },
 }
 }
 
@@ -334,7 +370,9 @@ impl Nemesis {
             Fault::Minority => Act::Minority { draw: c },
             Fault::Bridge => Act::Bridge { middle: member, side: b },
             Fault::Ring => Act::Ring,
-            Fault::GroupPartition => Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2) },
+            Fault::GroupPartition => {
+                Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2).max(1) }
+            }
             Fault::Flapping => Act::Flap {
                 member,
                 other: (c % 2 == 0).then_some(other),
@@ -367,6 +405,13 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
+            Fault::MidStream => Act::MidStream { member, for_us: tick + time / 8 },
+            Fault::OldId => Act::OldId { member },
+            Fault::OtherClusterDir => Act::OtherClusterDir { member },
+            Fault::OtherMemberDir => Act::OtherMemberDir { member, of: other },
+            Fault::OlderStore => Act::OlderStore { member },
+            Fault::Restored => Act::Restored { survivor: member, draw: c },
+            Fault::Waves => Act::Waves { first: member, down_us: time },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }

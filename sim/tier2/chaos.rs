@@ -153,7 +153,7 @@ fn in_hand(world: &Arc<World>, fault: Fault, draw: Draw) {
     if !world.is_member_up(host) || world.with(host, |machine| machine.busy) {
         return;
     }
-    let impostor = matches!(fault, Fault::Wipe | Fault::ForeignPeer | Fault::ForeignData);
+    let impostor = matches!(fault, Fault::Wipe | Fault::ForeignPeer | Fault::OtherClusterDir);
     if impostor && !is_bound_everywhere(world, host) {
         return;
     }
@@ -173,7 +173,7 @@ fn in_hand(world: &Arc<World>, fault: Fault, draw: Draw) {
                 meet_foreign(&world, host, draw.for_us + SECOND).await;
                 down_then_up(&world, host, draw.for_us / 4).await;
             }
-            Fault::ForeignData => foreign_data(&world, draw).await,
+            Fault::OtherClusterDir => foreign_data(&world, draw).await,
             other => unreachable!("{other:?} takes no machine in hand"),
         }
         world.with(host, |machine| machine.busy = false);
@@ -346,7 +346,7 @@ async fn foreign_data(world: &Arc<World>, draw: Draw) {
     let founded = world.with(host, |machine| !machine.disk.files().is_empty());
     world.start(host, Role::Misplaced);
     if founded && is_gone(world, host).await {
-        world.story.mattered(Fault::ForeignData);
+        world.story.mattered(Fault::OtherClusterDir);
     } else if founded && !world.story.is_broken() {
         world.violated("foreign-heard", format!("machine {host} runs on another cluster's data"));
     }

@@ -22,7 +22,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::DiskError,
     Fault::Wipe,
     Fault::ForeignPeer,
-    Fault::ForeignData,
+    Fault::OtherClusterDir,
     Fault::LostAnswer,
 ];
 

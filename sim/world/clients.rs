@@ -32,8 +32,7 @@ impl World {
             self.phase_asked.insert(group);
         }
         self.clients[c].open = Some((id, group.0));
-        self.trace
-            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+        self.trace.call(self.now_us, c, m, group, id, &call);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -53,6 +52,7 @@ impl World {
         what: &Rc<Call>,
     ) -> Checked {
         self.trace.word(call);
+        self.trace.call_arrives(self.now_us, call);
         let token = Token(call);
         match &**what {
             Call::Write(command) => {
@@ -109,6 +109,7 @@ impl World {
 
     pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
         let Some(&c) = self.callers.get(&call) else { return };
+        self.trace.call_leaves(self.now_us, call);
         let delay = self.travel.between(20, 800);
         self.after(delay, Event::Reply { c, call, answer: Box::new(answer) });
     }
@@ -118,7 +119,7 @@ impl World {
             return Ok(());
         }
         self.trace.word(call);
-        self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
+        self.trace.call_ends(self.now_us, call, &answer);
         let (_, group) = self.clients[c].open.take().expect("just looked");
         let group = GroupId(group);
         let began = self.call_began.remove(&call);
@@ -140,7 +141,7 @@ impl World {
         if self.clients[c].open.is_none_or(|(open, _)| open != call) {
             return Ok(());
         }
-        self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
+        self.trace.call_given_up(self.now_us, call);
         self.clients[c].open = None;
         self.history.abandon(call);
         self.call_began.remove(&call);

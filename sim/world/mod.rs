@@ -12,12 +12,15 @@ mod event;
 mod members;
 mod messages;
 mod slot;
+mod telling;
 
 pub use event::{Event, Process};
 pub use slot::{Condition, SLOTS_MAX, Slot};
 
+use crate::chaos::Foreign;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
+use crate::member::Work;
 use crate::net::Net;
 use crate::plan::Plan;
 use crate::run::{self, Job, Outcome};
@@ -27,6 +30,7 @@ use crate::tape::{Decision, Script};
 use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
+use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
@@ -71,8 +75,10 @@ pub struct World {
     pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
-    /// Member addresses at which somebody else answers, and until when.
-    pub foreign: BTreeMap<usize, u64>,
+    /// Member addresses at which somebody else answers.
+    pub foreign: BTreeMap<usize, Foreign>,
+    /// What a member's disk held when it was last copied.
+    pub older: BTreeMap<usize, MemDisk>,
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
@@ -93,18 +99,22 @@ pub fn play(plan: Plan, job: &Job) -> Outcome {
 
 /// Plays a seed with one reply spoilt on its way.
 pub fn play_spoilt(plan: Plan) -> Outcome {
-    let mut world = World::new(plan, &Job::default());
+    let mut world = World::new(plan, &Job { verbose: true, ..Job::default() });
     world.spoil = true;
     play_world(world)
 }
 
 fn play_world(mut world: World) -> Outcome {
     let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    world.tell_standing();
     let violation = match end {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
         Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
+    // What has panicked may do so again when it is asked how it is.
+    let last = catch_unwind(AssertUnwindSafe(|| world.last())).unwrap_or_default();
+    let (lines, told) = world.trace.take_story(world.now_us, last);
     let tape = world.take_tape();
     Outcome {
         tape,
@@ -117,7 +127,8 @@ fn play_world(mut world: World) -> Outcome {
         snapshots: world.snapshots,
         faults: world.counters.clone(),
         violation,
-        lines: world.trace.take_lines(),
+        lines,
+        told,
     }
 }
 
@@ -156,6 +167,7 @@ impl World {
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            older: BTreeMap::new(),
             transfer: None,
             acting: false,
             frozen_us: 0,
@@ -167,6 +179,11 @@ impl World {
     }
 
     pub fn at(&mut self, at_us: u64, event: Event) {
+        if let Event::Work { m, work, .. } = &event
+            && *work != Work::Turn
+        {
+            self.trace.work_begins(self.now_us, *m, work.name());
+        }
         self.seq += 1;
         self.queue.push(Reverse(Item { at_us: at_us.max(self.now_us), seq: self.seq, event }));
     }
@@ -258,7 +275,9 @@ impl World {
         // change it.
         let place = target.map_or(0, |(m, _)| m as u64 + 1) << 8 | kind;
         self.travel = Prng::new(seed::at(seed::at(self.travel_key, self.now_us), place));
-        self.event(event)
+        let done = self.event(event);
+        self.tell_standing();
+        done
     }
 
     fn event(&mut self, event: Event) -> Checked {
@@ -279,8 +298,8 @@ impl World {
                 }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, stream, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, stream, sender, &what)
+            Event::Arrive { from, to, copy, told, stream, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, told, stream, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
