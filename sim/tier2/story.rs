@@ -4,12 +4,31 @@
 use super::clock::Wheel;
 use crate::faults::{Counters, Fault};
 use crate::safety::{Checked, Violation};
-use crate::trace::Trace;
+use crate::trace::hash_bytes;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One thread plays a seed, so a lock is never waited for; a panic elsewhere ends the seed anyway.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lines kept for a failure's report.
+const LINES_MAX: usize = 8_000;
+
+/// The history as a number and, if somebody will look, as lines. (Tier 1's own trace draws
+/// pictures of what it knows from inside, and stays on one thread.)
+struct Trace {
+    hash: u64,
+    events: u64,
+    lines: Option<VecDeque<String>>,
+}
+
+impl Trace {
+    fn word(&mut self, word: u64) {
+        let wide = u128::from(self.hash.rotate_left(23) ^ word) * 0x9e37_79b9_7f4a_7c15_u128;
+        self.hash = (wide as u64) ^ ((wide >> 64) as u64) ^ 0x2545_f491_4f6c_dd1d;
+    }
 }
 
 pub struct Story {
@@ -23,7 +42,11 @@ impl Story {
     pub fn new(wheel: Arc<Wheel>, verbose: bool) -> Arc<Story> {
         Arc::new(Story {
             wheel,
-            trace: Mutex::new(Trace::new(verbose)),
+            trace: Mutex::new(Trace {
+                hash: 0x6a09_e667_f3bc_c908,
+                events: 0,
+                lines: verbose.then(VecDeque::new),
+            }),
             counters: Mutex::default(),
             broken: Mutex::new(None),
         })
@@ -36,13 +59,19 @@ impl Story {
     /// Folds an event into the trace: its time, its kind, who, and what.
     pub fn event(&self, kind: u64, who: u64, what: &[u8]) {
         let mut trace = lock(&self.trace);
-        trace.event(self.wheel.now(), kind);
-        trace.word(who);
-        trace.bytes(what);
+        trace.events += 1;
+        for word in [self.wheel.now(), kind, who, hash_bytes(what)] {
+            trace.word(word);
+        }
     }
 
     pub fn note(&self, line: impl FnOnce() -> String) {
-        lock(&self.trace).note(self.now_us(), line);
+        if let Some(lines) = &mut lock(&self.trace).lines {
+            if lines.len() == LINES_MAX {
+                lines.pop_front();
+            }
+            lines.push_back(format!("{:>12.6} {}", self.now_us() as f64 / 1e6, line()));
+        }
     }
 
     pub fn fired(&self, fault: Fault) {
@@ -71,9 +100,9 @@ impl Story {
     }
     pub fn trace_hash(&self) -> (u64, u64) {
         let trace = lock(&self.trace);
-        (trace.hash(), trace.events())
+        (trace.hash, trace.events)
     }
     pub fn take_lines(&self) -> Vec<String> {
-        lock(&self.trace).take_lines()
+        lock(&self.trace).lines.take().map(Vec::from).unwrap_or_default()
     }
 }
