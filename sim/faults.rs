@@ -48,6 +48,7 @@ faults! {
     // Processes.
     Crash "crash",
     CrashInWrite "crash-in-write",
+    CrashBetween "crash-between",
     Pause "pause",
     LongPause "long-pause",
     FreezeAll "freeze-all",
@@ -248,6 +249,12 @@ pub enum Act {
         after_ops: u64,
         down_us: u64,
     },
+    /// Before the effect of that number from now.
+    CrashBetween {
+        member: usize,
+        after: u64,
+        down_us: u64,
+    },
     Pause {
         member: usize,
         for_us: u64,
@@ -397,6 +404,7 @@ impl Nemesis {
             Fault::CrashInWrite => {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }
             }
+            Fault::CrashBetween => Act::CrashBetween { member, after: 1 + b % 60, down_us: time },
             Fault::Pause => Act::Pause { member, for_us: time },
             Fault::QuorumEdge => Act::QuorumEdge { down_us: time * 2 },
             Fault::QuorumLoss => Act::QuorumLoss { down_us: time * 2 },

@@ -1,6 +1,7 @@
 //! One running member: its core, applier, log and snapshot ends, as production wires them, with
 //! the queues between them in plain sight.
 
+use crate::coverage::{Facet, conf_kind, peer_phase, role};
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
@@ -237,8 +238,28 @@ impl Live {
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
-        let status = self.core.status(group)?.raft;
-        Some(Said {
+        self.said_and_facet(group).map(|both| both.0)
+    }
+
+    /// What a replica says of itself, and what is left of it when the numbers are gone.
+    pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
+        let whole = self.core.status(group)?;
+        let status = whole.raft;
+        let mut phases = u16::from(whole.fetching || !self.installs.is_empty())
+            | u16::from(!status.transferee.is_none()) << 1;
+        for peer in &status.progress {
+            phases |= peer_phase(peer.state);
+        }
+        let facet = Facet {
+            up: true,
+            role: role(status.role),
+            term: status.term,
+            last: status.last,
+            commit: status.commit,
+            phases,
+            conf: conf_kind(&status.conf),
+        };
+        let said = Said {
             term: status.term,
             vote: status.vote,
             is_leader: status.role == Role::Leader,
@@ -246,7 +267,8 @@ impl Live {
             applied: status.applied,
             last: status.last,
             conf: status.conf,
-        })
+        };
+        Some((said, facet))
     }
 
     pub fn status(&self, group: GroupId) -> Option<quorate::raft::Status> {

@@ -90,6 +90,9 @@ impl World {
             Act::CrashInWrite { member, after_ops, down_us } => {
                 self.crash_in_write(member, after_ops, down_us);
             }
+            Act::CrashBetween { member, after, down_us } => {
+                self.crash_between(member, after, down_us);
+            }
             Act::Pause { member, for_us } => self.pause(member, for_us, Fault::Pause),
             Act::Transfer { to } => self.transfer_to(to),
             Act::SlowDisk { member, for_us } => self.slow_disk(member, for_us),

@@ -140,6 +140,7 @@ impl World {
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;
+            slot.crash_in_effects = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();
