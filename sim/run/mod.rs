@@ -185,7 +185,8 @@ fn play_tiers(args: &Args) -> ExitCode {
             same::compare_processes(&board);
         }
         if board.is_whole_run() {
-            points::fill(&board, (args.budget.unwrap_or(tier.budget) / 10).min(FILL_MAX));
+            let whole = args.budget.filter(|b| *b < Duration::MAX).unwrap_or(tier.budget);
+            points::fill(&board, (whole / 10).min(FILL_MAX));
         }
         board.summary();
         if args.mode == Mode::Nightly {

@@ -17,7 +17,7 @@ mod telling;
 
 pub use crashes::Point;
 pub use event::{Event, Process};
-pub use slot::{Condition, SLOTS_MAX, Slot};
+pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
 use crate::chaos::Foreign;
 use crate::coverage::Coverage;
