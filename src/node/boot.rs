@@ -261,6 +261,12 @@ pub fn boot(disk: Arc<dyn Disk>, config: BootConfig) -> Result<Member, BootError
         return Err(BootError::RestoreUnfinished { path: unfinished });
     }
     let whole = disk.exists(&store_path)? && Wal::exists(disk.as_ref(), &wal_path)?;
+    // Opening for writing repairs what a crash has left: a directory that is not ours must be
+    // refused before. One that cannot be read says why when it is opened.
+    if whole && let Ok(store) = Store::open_to_read(disk.clone(), &store_path, config.store) {
+        let owner = store.identity();
+        check_owner(&config, &store_path, owner.cluster, owner.node)?;
+    }
     let (wal, logs) = if whole {
         Wal::open(disk.clone(), &wal_path, config.wal)?
     } else if Wal::exists(disk.as_ref(), &wal_path)? {
