@@ -68,6 +68,19 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    // Members and groups.
+    AddVoter "add-voter",
+    AddLearner "add-learner",
+    Promote "promote",
+    Remove "remove",
+    Replace "replace",
+    JointChange "joint-change",
+    AskedTwice "asked-twice",
+    MoveUrl "move-url",
+    RemovedReturns "removed-returns",
+    RollingRestart "rolling-restart",
+    GroupCreate "group-create",
+    GroupDestroy "group-destroy",
 }
 
 field_of!(Fault, Fault::ALL);
@@ -81,6 +94,7 @@ impl Fault {
                 | Fault::Duplicate
                 | Fault::Reorder
                 | Fault::LateReplay
+                | Fault::AskedTwice
                 | Fault::LostWrites
                 | Fault::TornWrites
                 | Fault::HeavyTail
@@ -258,6 +272,11 @@ pub enum Act {
         member: usize,
         for_us: u64,
     },
+    /// The membership or the catalogue of groups is to change: `chaos/members.rs`.
+    Members {
+        fault: Fault,
+        draw: u64,
+    },
 }
 }
 
@@ -355,6 +374,17 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
+            about @ (Fault::AddVoter
+            | Fault::AddLearner
+            | Fault::Promote
+            | Fault::Remove
+            | Fault::Replace
+            | Fault::JointChange
+            | Fault::MoveUrl
+            | Fault::RemovedReturns
+            | Fault::RollingRestart
+            | Fault::GroupCreate
+            | Fault::GroupDestroy) => Act::Members { fault: about, draw: c },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }

@@ -4,11 +4,14 @@
 
 mod disk;
 mod identity;
+mod members;
 mod network;
 mod process;
 mod quorum;
 mod streams;
 mod time;
+
+pub use members::Roster;
 
 use crate::faults::{Act, Fault};
 use crate::safety::Checked;
@@ -91,6 +94,7 @@ impl World {
             Act::DiskError { member, down_us } => self.disk_error(member, down_us),
             Act::QuorumEdge { down_us } => self.quorum_edge(down_us),
             Act::QuorumLoss { down_us } => self.quorum_loss(down_us),
+            Act::Members { fault, draw } => self.change_members(fault, draw),
             Act::Wipe { member } => return self.wipe(member),
             Act::ForeignPeer { member, for_us } => return self.foreign_peer(member, for_us),
         }

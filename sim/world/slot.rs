@@ -28,7 +28,6 @@ pub enum Gone {
     /// Its disk was wiped and it has been refused.
     Wiped,
     /// The cluster has removed it, and it knows.
-    #[expect(dead_code, reason = "the acts that remove members come next")]
     Removed,
 }
 
@@ -57,6 +56,10 @@ pub struct Slot {
     pub slow_until_us: u64,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
+    /// It has the state of every group: a member that joins has to be filled first.
+    pub settled: bool,
+    /// It was asked to stop in order, and comes back.
+    pub rolling: bool,
     /// An error was put on its disk on purpose, or the power is set to fail.
     pub sabotaged: Option<Fault>,
     pub restart_at_us: u64,
@@ -96,7 +99,6 @@ impl Slot {
         }
         Slot {
             node: birth.node,
-            birth,
             disk: MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64)),
             incarnation: Incarnation(ids.next_u64() | 1),
             condition: Condition::Down,
@@ -112,10 +114,13 @@ impl Slot {
             parked: Vec::new(),
             slow_until_us: 0,
             wiped: false,
+            settled: matches!(birth.origin, Origin::New { .. }),
+            rolling: false,
             sabotaged: None,
             restart_at_us: 0,
             restart_due: false,
             reads: BTreeMap::new(),
+            birth,
         }
     }
 

@@ -397,8 +397,9 @@ impl ApplierTask {
         match job {
             ApplierJob::Apply(job) => {
                 let began = self.shared.io.clock.now();
-                let batch = self.applier.apply(job.group, &job.entries)?;
-                self.applied(batch);
+                if let Some(batch) = self.applier.apply(job.group, &job.entries)? {
+                    self.applied(batch);
+                }
                 let took = self.shared.io.clock.now() - began;
                 if took > SLOW_APPLY {
                     self.shared.metrics.slow_applies.fetch_add(1, Ordering::Relaxed);
@@ -459,14 +460,19 @@ impl ApplierTask {
 
     /// Publishes what a batch did: the state first, then the answers, then the events.
     fn applied(&self, mut batch: AppliedBatch) {
-        let Some(slot) = self.shared.groups.get(&batch.group) else { return };
-        *lock(&slot.view) = batch.view.clone();
-        slot.applied.store(batch.index.0, Ordering::Release);
+        // A group that was created since the start has no clients here: nothing leads to it yet.
+        let slot = self.shared.groups.get(&batch.group);
+        if let Some(slot) = slot {
+            *lock(&slot.view) = batch.view.clone();
+            slot.applied.store(batch.index.0, Ordering::Release);
+        }
         *lock(&self.shared.pressure) = batch.pressure;
         for entry in &batch.results {
             self.answer(entry);
         }
-        lock(&slot.watches).publish(&mut batch);
+        if let Some(slot) = slot {
+            lock(&slot.watches).publish(&mut batch);
+        }
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
     }
 
@@ -481,7 +487,7 @@ impl ApplierTask {
                 term: entry.term,
             }),
             // The core has its own part in these.
-            Ok(Outcome::Members { .. }) => return,
+            Ok(Outcome::Members { .. } | Outcome::Departing) => return,
             Err(error) => Err(error.clone()),
         };
         self.shared.waiters.answer(Token(entry.id.seq), answer);
