@@ -48,6 +48,7 @@ faults! {
     // Processes.
     Crash "crash",
     CrashInWrite "crash-in-write",
+    CrashBetween "crash-between",
     Pause "pause",
     LongPause "long-pause",
     FreezeAll "freeze-all",
@@ -58,6 +59,7 @@ faults! {
     CoreOnly "core-only",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
+    Waves "quorum-waves",
     Transfer "transfer",
     // Disks.
     LostWrites "lost-writes",
@@ -68,6 +70,12 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    MidStream "mid-stream",
+    OldId "old-id",
+    OtherClusterDir "other-cluster-dir",
+    OtherMemberDir "other-member-dir",
+    OlderStore "older-store",
+    Restored "restored-cluster",
     // Members and groups.
     AddVoter "add-voter",
     AddLearner "add-learner",
@@ -244,6 +252,12 @@ pub enum Act {
         after_ops: u64,
         down_us: u64,
     },
+    /// Before the effect of that number from now.
+    CrashBetween {
+        member: usize,
+        after: u64,
+        down_us: u64,
+    },
     Pause {
         member: usize,
         for_us: u64,
@@ -271,6 +285,36 @@ pub enum Act {
     ForeignPeer {
         member: usize,
         for_us: u64,
+    },
+    MidStream {
+        member: usize,
+        for_us: u64,
+    },
+    OldId {
+        member: usize,
+    },
+    OtherClusterDir {
+        member: usize,
+    },
+    OtherMemberDir {
+        member: usize,
+        of: usize,
+    },
+    OlderStore {
+        member: usize,
+    },
+    Restored {
+        survivor: usize,
+        draw: u64,
+    },
+    Waves {
+        first: usize,
+        down_us: u64,
+    },
+    /// A member's turn in a wave.
+    Wave {
+        member: usize,
+        down_us: u64,
     },
     /// The membership or the catalogue of groups is to change: `chaos/members.rs`.
     Members {
@@ -341,7 +385,9 @@ impl Nemesis {
             Fault::Minority => Act::Minority { draw: c },
             Fault::Bridge => Act::Bridge { middle: member, side: b },
             Fault::Ring => Act::Ring,
-            Fault::GroupPartition => Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2) },
+            Fault::GroupPartition => {
+                Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2).max(1) }
+            }
             Fault::Flapping => Act::Flap {
                 member,
                 other: (c % 2 == 0).then_some(other),
@@ -366,6 +412,7 @@ impl Nemesis {
             Fault::CrashInWrite => {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }
             }
+            Fault::CrashBetween => Act::CrashBetween { member, after: 1 + b % 60, down_us: time },
             Fault::Pause => Act::Pause { member, for_us: time },
             Fault::QuorumEdge => Act::QuorumEdge { down_us: time * 2 },
             Fault::QuorumLoss => Act::QuorumLoss { down_us: time * 2 },
@@ -374,6 +421,13 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
+            Fault::MidStream => Act::MidStream { member, for_us: tick + time / 8 },
+            Fault::OldId => Act::OldId { member },
+            Fault::OtherClusterDir => Act::OtherClusterDir { member },
+            Fault::OtherMemberDir => Act::OtherMemberDir { member, of: other },
+            Fault::OlderStore => Act::OlderStore { member },
+            Fault::Restored => Act::Restored { survivor: member, draw: c },
+            Fault::Waves => Act::Waves { first: member, down_us: time },
             about @ (Fault::AddVoter
             | Fault::AddLearner
             | Fault::Promote

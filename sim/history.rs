@@ -318,10 +318,12 @@ impl Keyspace {
         match (&open.call, answer) {
             (Call::Write(sent), Answer::Wrote { reply, revision, index }) => {
                 let Some((command, outcome)) = self.positions.get(&index) else {
-                    return broken(
+                    ensure!(
+                        false,
                         "acked-not-committed",
-                        format!("group {group}: {sent:?} is answered for {index}, not committed"),
+                        "group {group}: {sent:?} is answered for {index}, not committed"
                     );
+                    return Ok(());
                 };
                 ensure!(
                     self.claimed.insert(index),
@@ -609,5 +611,10 @@ pub fn self_check() {
     for (spoil, rule) in (1_u8..).zip(expected) {
         let caught = story(spoil).expect_err("a spoilt history is noticed");
         assert_eq!(caught.rule, rule, "spoilt in way {spoil}: {caught:?}");
+        let blind = crate::safety::blinded(rule, || story(spoil));
+        assert!(
+            blind.as_ref().err().is_none_or(|v| v.rule != rule),
+            "the switch of {rule} does not reach it: {blind:?}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What a member's threads do in production, one piece at a time: the log writer, the applier,
 //! the background of checkpoints and compactions, and the two ends of a snapshot.
 
+use crate::effects::Effect;
 use crate::member::{Job, Work};
 use crate::safety::{Checked, broken};
 use crate::world::{Event, World};
@@ -21,6 +22,17 @@ impl World {
             let text = self.describe_work(m, work);
             self.trace.work_ends(self.now_us, m, work.name(), text);
         }
+        let step = match work {
+            Work::WalWrite => Effect::LogWrite,
+            Work::WalSync => Effect::LogSync,
+            Work::Turn => Effect::Turn,
+            Work::LogRead => Effect::LogRead,
+            Work::Apply => Effect::Apply,
+            Work::Background => Effect::Background,
+            Work::Serve => Effect::Serve,
+            Work::Install => Effect::Install,
+        };
+        self.step(m, step);
         let done = match work {
             Work::WalWrite => self.wal_write(m),
             Work::WalSync => return self.wal_sync(m),
@@ -35,12 +47,17 @@ impl World {
             let doing = format!("{work:?}");
             return self.storage_error(m, &doing, &error);
         }
-        self.kick(m);
+        if !self.crashes_at_end(m) {
+            self.kick(m);
+        }
         Ok(())
     }
 
     /// Tells the core, in the order of telling.
     fn tell(&mut self, m: usize, action: Action) {
+        if self.crashes_before(m, Effect::Tell) {
+            return;
+        }
         let p = self.slots[m].process;
         self.after(HAND_OVER_US, Event::Tell { m, p, action: Box::new(action) });
     }
@@ -71,6 +88,10 @@ impl World {
         if let Err(error) = live.wal.sync() {
             return self.storage_error(m, "WalSync", &error);
         }
+        if self.crashes_before(m, Effect::Tell) {
+            return Ok(());
+        }
+        let live = self.live(m);
         let batch = live.wal_synced.take().expect("a write came before its sync");
         live.spare_wanted = true;
         if !self.slots[m].wiped {
@@ -120,7 +141,10 @@ impl World {
                         live.server.offer(pin);
                         Action::SnapshotReady { group, to, meta }
                     }
-                    Ok(None) => Action::SnapshotFailed { group, to },
+                    Ok(None) => {
+                        self.coverage.reached("pin-refused");
+                        Action::SnapshotFailed { group, to }
+                    }
                     Err(error) => return Ok(Err(error)),
                 };
                 self.tell(m, action);
@@ -131,12 +155,16 @@ impl World {
                 match live.applier.install(*ready) {
                     Ok(Some(batch)) => {
                         self.snapshots += 1;
+                        self.coverage.reached("snapshot-installed");
                         self.note(|| {
                             format!("{m} group {group}: installs a snapshot at {}", meta.index)
                         });
                         self.applied(m, batch)?;
                     }
-                    Ok(None) => self.tell(m, Action::SnapshotRefused { group, meta }),
+                    Ok(None) => {
+                        self.coverage.reached("snapshot-refused");
+                        self.tell(m, Action::SnapshotRefused { group, meta })
+                    }
                     Err(error) => return Ok(Err(error)),
                 }
                 Ok(Ok(()))
@@ -146,6 +174,7 @@ impl World {
                     Ok(outcome) => outcome,
                     Err(error) => return Ok(Err(error)),
                 };
+                self.coverage.reached("checkpoint-finished");
                 self.note(|| format!("{m} finishes a checkpoint: held {:?}", outcome.held));
                 for (group, meta) in outcome.durable {
                     self.tell(m, Action::SnapshotDurable { group, meta });
@@ -206,6 +235,7 @@ impl World {
         let (to, fetch) = live.fetches.pop_front().expect("a fetch waits");
         let message = live.server.serve(&fetch)?;
         let p = self.slots[m].process;
+        self.coverage.reached("snapshot-chunk-served");
         self.after(HAND_OVER_US, Event::Bulk { m, p, to, message: Box::new(message) });
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! One running member: its core, applier, log and snapshot ends, as production wires them, with
 //! the queues between them in plain sight.
 
+use crate::coverage::{Facet, conf_kind, peer_phase, role};
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
+use crate::trace::hash_bytes;
 use bytes::{Bytes, BytesMut};
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
 use quorate::codec::Reader;
@@ -34,7 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
-const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
+pub const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
 const WAL_DIR: &str = "/data/member/wal";
 const STORE: &str = "/data/member/snap/db";
 
@@ -253,8 +255,28 @@ impl Live {
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
-        let status = self.core.status(group)?.raft;
-        Some(Said {
+        self.said_and_facet(group).map(|both| both.0)
+    }
+
+    /// What a replica says of itself, and what is left of it when the numbers are gone.
+    pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
+        let whole = self.core.status(group)?;
+        let status = whole.raft;
+        let mut phases = u16::from(whole.fetching || !self.installs.is_empty())
+            | u16::from(!status.transferee.is_none()) << 1;
+        for peer in &status.progress {
+            phases |= peer_phase(peer.state);
+        }
+        let facet = Facet {
+            up: true,
+            role: role(status.role),
+            term: status.term,
+            last: status.last,
+            commit: status.commit,
+            phases,
+            conf: conf_kind(&status.conf),
+        };
+        let said = Said {
             term: status.term,
             vote: status.vote,
             is_leader: status.role == Role::Leader,
@@ -262,7 +284,8 @@ impl Live {
             applied: status.applied,
             last: status.last,
             conf: status.conf,
-        })
+        };
+        Some((said, facet))
     }
 
     pub fn status(&self, group: GroupId) -> Option<quorate::raft::Status> {
@@ -361,18 +384,34 @@ impl Live {
         if report.problems.is_empty() { Ok(()) } else { Err(format!("{:?}", report.problems)) }
     }
 
-    /// Who refuses whom when a member of another cluster is met: (this member, the other).
-    pub fn meet_foreign(&self, foreign: &LocalIdentity) -> (bool, bool) {
-        let theirs = foreign.hello(self.identity.node, StreamKind::Messages);
-        let ours = self.identity.hello(foreign.node, StreamKind::Messages);
-        let mut their_book = PeerBook::new();
-        their_book.add(self.identity.node, None);
-        let refuses =
-            |verdict| matches!(verdict, Verdict::Refuse(Refusal::ClusterIdMismatch { .. }));
-        (
-            refuses(judge(&self.identity, &self.book, &theirs)),
-            refuses(judge(foreign, &their_book, &ours)),
-        )
+    pub fn identity(&self) -> &LocalIdentity {
+        &self.identity
+    }
+    pub fn book(&self) -> &PeerBook {
+        &self.book
+    }
+    /// The other members, as this one knows them.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let own = self.identity.node;
+        self.core.root().members.keys().copied().filter(move |id| *id != own)
+    }
+    pub fn frames_refused(&self) -> u64 {
+        self.core.counters().0.frames_refused
+    }
+
+    /// Terms, votes, logs, membership and data as one number.
+    pub fn fingerprint(&self) -> u64 {
+        let groups: Vec<_> = self
+            .core
+            .group_ids()
+            .map(|group| {
+                let raft = self.core.status(group).expect("it named the group").raft;
+                let state = self.applier.state_hash(group);
+                let log = (raft.term, raft.vote, raft.commit, raft.applied, raft.last);
+                (group, raft.role, raft.conf, log, state)
+            })
+            .collect();
+        hash_bytes(format!("{groups:?} {:?}", self.core.root()).as_bytes())
     }
 }
 
@@ -401,17 +440,6 @@ pub fn meet(a: &mut Live, b: &mut Live) -> (Option<Refusal>, Option<Refusal>) {
         b.book.pin(a.identity.node, a.identity.incarnation);
     }
     (by_a, by_b)
-}
-
-/// A member of another cluster that calls itself `node`.
-pub fn foreign_identity(node: NodeId) -> LocalIdentity {
-    LocalIdentity {
-        cluster: FOREIGN_CLUSTER,
-        node,
-        incarnation: Incarnation(0xbad),
-        server_version: "sim".to_owned(),
-        peer_urls: Vec::new(),
-    }
 }
 
 pub fn step_checkpoint(job: &mut CheckpointJob) -> Result<Option<CheckpointDone>, StorageError> {

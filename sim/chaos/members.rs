@@ -172,6 +172,22 @@ impl World {
         Ok(())
     }
 
+    /// A member that has the state of every group.
+    pub(super) fn is_whole_member(&self, m: usize) -> bool {
+        self.is_member(m) && self.slots[m].settled
+    }
+
+    /// Whether members and groups are those that the seed began with.
+    pub(super) fn is_as_founded(&self) -> bool {
+        let root = &self.roster.root;
+        self.slots.len() == self.plan.members
+            && root.removed.is_empty()
+            && root.departing.is_none()
+            && self.groups().len() as u64 == self.plan.groups
+            && root.catalogue.newest.0 <= self.plan.groups
+            && self.asked().is_none()
+    }
+
     /// Whether the slot is one of the cluster's members, and not gone.
     pub fn is_member(&self, m: usize) -> bool {
         let slot = &self.slots[m];

@@ -2,15 +2,19 @@
 //!
 //! One file per kind of disturbance; each opens with what it may do and what must hold meanwhile.
 
+mod directories;
 mod disk;
+mod foreign;
 mod identity;
 mod members;
 mod network;
 mod process;
 mod quorum;
+mod restored;
 mod streams;
 mod time;
 
+pub use foreign::Foreign;
 pub use members::Roster;
 
 use crate::faults::{Act, Fault};
@@ -59,6 +63,18 @@ impl World {
 
     fn carry_out(&mut self, act: Act) -> Checked {
         match act {
+            // About members that are whole: one that is still joining, or has been removed, is not.
+            Act::OldId { member }
+            | Act::OtherClusterDir { member }
+            | Act::OtherMemberDir { member, .. }
+            | Act::OlderStore { member }
+            | Act::MidStream { member, .. }
+            | Act::ForeignPeer { member, .. }
+            | Act::Wipe { member }
+                if !self.is_whole_member(member) => {}
+            Act::OtherMemberDir { of, .. } if !self.is_whole_member(of) => {}
+            // A restored cluster is compared with what the seed founded.
+            Act::Restored { .. } if !self.is_as_founded() => {}
             Act::Heal => self.net.heal(),
             Act::Partition { side } => self.partition(side),
             Act::OneWay { from, to } => self.cut_one_way(from, to),
@@ -88,6 +104,9 @@ impl World {
             Act::CrashInWrite { member, after_ops, down_us } => {
                 self.crash_in_write(member, after_ops, down_us);
             }
+            Act::CrashBetween { member, after, down_us } => {
+                self.crash_between(member, after, down_us);
+            }
             Act::Pause { member, for_us } => self.pause(member, for_us, Fault::Pause),
             Act::Transfer { to } => self.transfer_to(to),
             Act::SlowDisk { member, for_us } => self.slow_disk(member, for_us),
@@ -97,6 +116,16 @@ impl World {
             Act::Members { fault, draw } => self.change_members(fault, draw),
             Act::Wipe { member } => return self.wipe(member),
             Act::ForeignPeer { member, for_us } => return self.foreign_peer(member, for_us),
+            Act::MidStream { member, for_us } => {
+                return self.switch_in_mid_stream(member, for_us);
+            }
+            Act::OldId { member } => return self.old_client_id(member),
+            Act::OtherClusterDir { member } => return self.other_clusters_directory(member),
+            Act::OtherMemberDir { member, of } => return self.other_members_directory(member, of),
+            Act::OlderStore { member } => return self.older_store(member),
+            Act::Restored { survivor, draw } => return self.restore_beside(survivor, draw),
+            Act::Waves { first, down_us } => self.quorum_waves(first, down_us),
+            Act::Wave { member, down_us } => self.wave(member, down_us),
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::Phase;
 use crate::conf::is_quorum;
-use crate::faults::Fault;
+use crate::faults::{Act, Fault};
 use crate::member::CLUSTER;
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
@@ -41,6 +41,25 @@ impl World {
         self.counters.fired(Fault::QuorumLoss);
         self.begin_phase(Phase::Loss, &down, down_us);
         self.history.quorum_lost(self.now_us);
+    }
+
+    /// Members go down one after the other, all of them, each for as long: first a few are away,
+    /// then most, then others. Nothing is promised meanwhile but what always is.
+    pub(super) fn quorum_waves(&mut self, first: usize, down_us: u64) {
+        self.counters.fired(Fault::Waves);
+        let n = self.slots.len();
+        let stagger = down_us / n as u64 + 1;
+        for i in 0..n {
+            let m = (first + i) % n;
+            let act = Act::Wave { member: m, down_us };
+            self.after(1 + i as u64 * stagger, Event::Act { act });
+        }
+    }
+
+    pub(super) fn wave(&mut self, m: usize, down_us: u64) {
+        if !self.slots[m].wiped {
+            self.crash(m, down_us, Fault::Waves);
+        }
     }
 
     /// Members that cannot vote for anything new: they are gone, or have not been filled yet.
@@ -125,6 +144,7 @@ impl World {
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;
+            slot.crash_in_effects = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();

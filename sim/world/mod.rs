@@ -7,6 +7,7 @@
 
 mod clients;
 pub mod clock;
+mod crashes;
 mod decisions;
 mod event;
 mod members;
@@ -14,10 +15,13 @@ mod messages;
 mod slot;
 mod telling;
 
+pub use crashes::Point;
 pub use event::{Event, Process};
 pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
-use crate::chaos::Roster;
+use crate::chaos::{Foreign, Roster};
+use crate::coverage::Coverage;
+use crate::effects::Effects;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History};
 use crate::member::Work;
@@ -30,6 +34,7 @@ use crate::tape::{Decision, Script};
 use crate::trace::Trace;
 use crate::workload::Client;
 use event::Item;
+use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
@@ -58,6 +63,12 @@ pub struct World {
     travel_key: u64,
     /// The details of the newest act, and of what follows from it.
     pub crashes: Prng,
+    pub coverage: Coverage,
+    pub effects: Effects,
+    /// Where to crash, if that is what this run is for.
+    point: Option<Point>,
+    /// The disturbances end early.
+    chaos_ends_us: u64,
     /// What was decided, if somebody wants to know.
     decided: Option<Vec<Decision>>,
     /// What a tape says is to happen, instead of drawing it.
@@ -76,8 +87,10 @@ pub struct World {
     pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
-    /// Member addresses at which somebody else answers, and until when.
-    pub foreign: BTreeMap<usize, u64>,
+    /// Member addresses at which somebody else answers.
+    pub foreign: BTreeMap<usize, Foreign>,
+    /// What a member's disk held when it was last copied.
+    pub older: BTreeMap<usize, MemDisk>,
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
@@ -117,6 +130,11 @@ fn play_world(mut world: World) -> Outcome {
     let tape = world.take_tape();
     Outcome {
         tape,
+        pairs: std::mem::take(&mut world.effects.pairs),
+        places: world.effects.places.take().unwrap_or_default(),
+        point_reached: world.point.is_none(),
+        states: std::mem::take(&mut world.coverage.states),
+        probes: std::mem::take(&mut world.coverage.probes),
         trace: world.trace.hash(),
         events: world.trace.events(),
         virtual_us: world.now_us,
@@ -154,6 +172,10 @@ impl World {
             travel: plan.stream("noise"),
             travel_key: plan.name.key("noise"),
             crashes: plan.stream("crashes"),
+            coverage: Coverage::default(),
+            effects: Effects::new(job.places),
+            point: job.point,
+            chaos_ends_us: u64::MAX,
             decided: job.record.then(Vec::new),
             script,
             processes: 0,
@@ -168,6 +190,7 @@ impl World {
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            older: BTreeMap::new(),
             transfer: None,
             acting: false,
             frozen_us: 0,
@@ -218,7 +241,9 @@ impl World {
         self.acting = true;
         let mut end_us = self.plan.chaos_us;
         while self.now_us < end_us {
-            self.run_until(end_us)?;
+            if self.run_to(end_us, |w| w.now_us >= w.chaos_ends_us)? {
+                break;
+            }
             // While the whole world stood still there was no chaos.
             end_us += std::mem::take(&mut self.frozen_us);
         }
@@ -303,9 +328,7 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Arrive { from, to, copy, told, stream, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, told, stream, sender, &what)
-            }
+            Event::Arrive { way, what } => self.arrive(way, &what),
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
                 self.trace.word(m as u64);

@@ -1,6 +1,7 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
 use super::event::{Event, Process};
+use crate::effects::Effects;
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
 use crate::member::{Birth, CLUSTER, Live, Origin};
@@ -62,6 +63,8 @@ pub struct Slot {
     pub rolling: bool,
     /// An error was put on its disk on purpose, or the power is set to fail.
     pub sabotaged: Option<Fault>,
+    /// It crashes before the effect of that number from now; 0 for no such plan.
+    pub crash_in_effects: u64,
     pub restart_at_us: u64,
     /// A restart is on the calendar.
     pub restart_due: bool,
@@ -99,7 +102,11 @@ impl Slot {
         }
         Slot {
             node: birth.node,
-            disk: MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64)),
+            disk: {
+                let disk = MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64));
+                Effects::watch(&disk);
+                disk
+            },
             incarnation: Incarnation(ids.next_u64() | 1),
             condition: Condition::Down,
             process: 0,
@@ -117,6 +124,7 @@ impl Slot {
             settled: matches!(birth.origin, Origin::New { .. }),
             rolling: false,
             sabotaged: None,
+            crash_in_effects: 0,
             restart_at_us: 0,
             restart_due: false,
             reads: BTreeMap::new(),

@@ -461,7 +461,15 @@ fn recover(
         wal.write(&Batch { records: amends })?;
         wal.sync()?;
     }
-    // Logs of groups that no checkpoint holds: not yet, or no longer.
+    // Logs of groups that no checkpoint holds: not yet, or no longer. One that was trimmed was in
+    // a checkpoint before, so this store is not the one that goes with it.
+    let root = applier.root();
+    for (&group, log) in &logs {
+        if log.start.0 > BOOT_INDEX && !root.catalogue.is_destroyed(group) {
+            let applied = LogIndex::ZERO;
+            return Err(BootError::Gap { group, applied, log_start: log.start.0 });
+        }
+    }
     let orphan = |log: GroupLog| raft::Boot {
         hard: log.hard,
         start: log.start,
@@ -471,7 +479,7 @@ fn recover(
         ..raft::Boot::default()
     };
     let orphans = logs.into_iter().map(|(group, log)| (group, orphan(log))).collect();
-    let mut core = Core::new(config.core, starts, applier.root(), orphans);
+    let mut core = Core::new(config.core, starts, root, orphans);
     core.counters.log_starts_amended = log_starts_amended;
     let snapshots = SnapshotServer::new(config.chunk_bytes);
     let installer = Installer::new(store.clone());
