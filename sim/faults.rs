@@ -66,6 +66,13 @@ faults! {
     TornWrites "torn-writes",
     SlowDisk "slow-disk",
     LeaderStall "leader-stall",
+    IoError "io-error",
+    NoSpace "no-space",
+    BitRot "bit-rot",
+    LatentSector "latent-sector",
+    ZeroedPage "zeroed-page",
+    StalePage "stale-page",
+    Misdirected "misdirected-write",
     DiskError "disk-error",
     Wipe "wipe",
     // Identity.
@@ -89,6 +96,17 @@ faults! {
     RollingRestart "rolling-restart",
     GroupCreate "group-create",
     GroupDestroy "group-destroy",
+    // Whole servers only (tier 2).
+    Stop "stop",
+    LostAnswer "lost-answer",
+}
+
+impl Fault {
+    /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
+    pub fn is_of_servers(self) -> bool {
+        use Fault::*;
+        matches!(self, Stop | LostAnswer)
+    }
 }
 
 field_of!(Fault, Fault::ALL);
@@ -111,7 +129,7 @@ impl Fault {
                 | Fault::ClockDrift
                 | Fault::ClockDriftWide
                 | Fault::CoreOnly
-        )
+        ) && !self.is_of_servers()
     }
 }
 
@@ -241,6 +259,31 @@ pub enum Act {
     },
     LeaderStall {
         for_us: u64,
+    },
+    IoError {
+        member: usize,
+        draw: u64,
+        down_us: u64,
+    },
+    NoSpace {
+        member: usize,
+        slack: u64,
+        for_us: u64,
+    },
+    SpaceBack {
+        member: usize,
+    },
+    /// What the disk holds now is remembered, and a while later the damage is done.
+    LookAtDisk {
+        member: usize,
+        fault: Fault,
+        draw: u64,
+        wait_us: u64,
+    },
+    Damage {
+        member: usize,
+        fault: Fault,
+        draw: u64,
     },
     Heal,
     Crash {
@@ -378,7 +421,7 @@ impl Nemesis {
             return None;
         }
         Some(match self.choices[(what % self.choices.len() as u64) as usize] {
-            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2).max(1) },
+            Fault::Partition => Act::Partition { side: 1 + b % ((1u64 << n) - 2).max(1).max(1) },
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },
@@ -386,7 +429,7 @@ impl Nemesis {
             Fault::Bridge => Act::Bridge { middle: member, side: b },
             Fault::Ring => Act::Ring,
             Fault::GroupPartition => {
-                Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2).max(1) }
+                Act::GroupPartition { draw: c, side: 1 + b % ((1u64 << n) - 2).max(1) }
             }
             Fault::Flapping => Act::Flap {
                 member,
@@ -406,6 +449,13 @@ impl Nemesis {
                 Act::LongPause { member, for_us: log_uniform(c, 10 * MS, 60 * SECOND) }
             }
             Fault::FreezeAll => Act::FreezeAll { for_us: log_uniform(c, 10 * MS, 600 * SECOND) },
+            Fault::IoError => Act::IoError { member, draw: c, down_us: time },
+            Fault::NoSpace => Act::NoSpace { member, slack: c % (64 << 10), for_us: time * 2 },
+            fault @ (Fault::BitRot
+            | Fault::LatentSector
+            | Fault::ZeroedPage
+            | Fault::StalePage
+            | Fault::Misdirected) => Act::LookAtDisk { member, fault, draw: c, wait_us: time },
             Fault::TickStarvation => Act::StarveTicks { member, for_us: time },
             Fault::LeaderStall => Act::LeaderStall { for_us: log_uniform(c, SECOND, 60 * SECOND) },
             Fault::Crash => Act::Crash { member, down_us: time },

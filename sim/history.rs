@@ -220,6 +220,32 @@ impl History {
         Ok(())
     }
 
+    /// For an answer that does not say where in the log its command is: the first place behind all
+    /// that had been answered before the call where it is, with an outcome that fits, and that no
+    /// other answer has taken. If there is none: what the command did where it is.
+    pub fn place(
+        &self,
+        call: CallId,
+        fits: impl Fn(&Outcome) -> bool,
+    ) -> Result<(LogIndex, Outcome), Vec<(LogIndex, Outcome)>> {
+        let Some(open) = self.open.get(&call) else { return Err(Vec::new()) };
+        let (Call::Write(sent), Some(keyspace)) = (&open.call, self.groups.get(&open.group)) else {
+            return Err(Vec::new());
+        };
+        let behind = keyspace.positions.range(open.floor.index.next()..);
+        let places = behind.filter(|(index, (there, _))| {
+            same_command(sent, there) && !keyspace.claimed.contains(index)
+        });
+        let mut near = Vec::new();
+        for (index, (_, outcome)) in places {
+            if fits(outcome) {
+                return Ok((*index, outcome.clone()));
+            }
+            near.push((*index, outcome.clone()));
+        }
+        Err(near)
+    }
+
     /// A call ends with an answer that its client hears.
     pub fn end(&mut self, now_us: u64, call: CallId, answer: Answer) -> Checked {
         let Some(open) = self.open.remove(&call) else { return Ok(()) };

@@ -228,8 +228,10 @@ impl World {
     fn is_bearable(&self, change: &ConfChange) -> bool {
         let able = |id: NodeId| {
             self.roster.root.members.get(&id).is_none_or(|_| {
-                self.index_of(CLUSTER, id)
-                    .is_none_or(|m| !self.slots[m].wiped && !self.slots[m].is_gone())
+                self.index_of(CLUSTER, id).is_none_or(|m| {
+                    let slot = &self.slots[m];
+                    !slot.wiped && !slot.is_gone() && slot.damaged.is_none()
+                })
             })
         };
         let conf = changed(&self.roster.wanted(), change);

@@ -68,7 +68,7 @@ impl World {
         let voters = confs.iter().flat_map(|c| c.voters.iter().chain(&c.voters_outgoing));
         let able = |id: &NodeId| {
             let slot = self.slots.iter().find(|s| s.node == *id && s.birth.cluster == CLUSTER);
-            slot.is_some_and(|s| !s.wiped && !s.is_gone() && s.settled)
+            slot.is_some_and(|s| !s.wiped && !s.is_gone() && s.settled && s.damaged.is_none())
         };
         voters.copied().filter(|id| !able(id)).collect()
     }
@@ -144,6 +144,10 @@ impl World {
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;
+            if slot.full_until_us > 0 {
+                slot.full_until_us = 0;
+                slot.disk.set_capacity(None);
+            }
             slot.crash_in_effects = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;

@@ -56,16 +56,22 @@ impl World {
         let (live, found) = match booted {
             Ok(booted) => booted,
             Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
+            Err(error) if slot.damaged.is_some() => {
+                self.refuses_damage(m, &error);
+                return Ok(());
+            }
             Err(error) => return broken("boot", format!("member {m}: {error}")),
         };
         let (node, wiped) = (slot.node, slot.wiped);
+        // Damage that nobody has read yet is there all the same.
+        let damaged = slot.damaged.is_some();
         slot.live = Some(live);
         slot.condition = Condition::Up;
         self.note(|| format!("{m} boots as process {process}"));
         self.trace.word(process);
         let (there, durable) = (self.live(m).applier.store().checkpoint(), found.checkpoint);
         ensure!(
-            durable == Ok(there),
+            durable == Ok(there) || damaged,
             "recovered-not-durable",
             "member {m} starts with checkpoint {there}; a power failure would leave {durable:?}"
         );
@@ -369,6 +375,12 @@ impl World {
     pub fn storage_error(&mut self, m: usize, doing: &str, error: &StorageError) -> Checked {
         self.effects.drain(m, &self.slots[m].disk);
         self.coverage.reached("stopped-by-disk");
+        if self.is_damage(m, error) {
+            return self.damage_found(m, doing, error);
+        }
+        if self.is_full(m, error) {
+            return self.stop_for_space(m, doing, error);
+        }
         let at_point = self.is_cut_at_point(m);
         let slot = &mut self.slots[m];
         let Some(fault) = slot.sabotaged.take() else {
@@ -381,7 +393,7 @@ impl World {
         // stays, with whatever a failed sync has left in it.
         match (fault, self.crashes.chance(1, 2)) {
             _ if at_point => self.crash_at_point(m),
-            (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
+            (Fault::DiskError | Fault::IoError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }
         self.stop_process(m);

@@ -26,6 +26,8 @@ pub enum Condition {
 /// Why a member is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
+    /// It has found its files damaged and waits for its operator.
+    Damaged,
     /// Its disk was wiped and it has been refused.
     Wiped,
     /// The cluster has removed it, and it knows.
@@ -55,6 +57,12 @@ pub struct Slot {
     /// What happened to it while it stood still.
     pub parked: Vec<Event>,
     pub slow_until_us: u64,
+    /// Its disk is full until then.
+    pub full_until_us: u64,
+    /// What was done to its files at rest.
+    pub damaged: Option<Fault>,
+    /// What they held a while ago.
+    pub earlier: Option<MemDisk>,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
     /// It has the state of every group: a member that joins has to be filled first.
@@ -120,6 +128,9 @@ impl Slot {
             starved_until_us: 0,
             parked: Vec::new(),
             slow_until_us: 0,
+            full_until_us: 0,
+            damaged: None,
+            earlier: None,
             wiped: false,
             settled: matches!(birth.origin, Origin::New { .. }),
             rolling: false,
