@@ -21,6 +21,8 @@ impl World {
         self.serve_again()?;
         self.quiet = true;
         self.settle()?;
+        let end = self.now_us + self.bound_us();
+        self.watchers_catch_up(end)?;
         self.compare_with_model()?;
         self.verify_stores()?;
         // The power fails everywhere.
@@ -37,6 +39,8 @@ impl World {
         }
         self.read_everything()?;
         self.settle()?;
+        let end = self.now_us + self.bound_us();
+        self.watchers_catch_up(end)?;
         self.compare_with_model()
     }
 

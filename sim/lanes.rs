@@ -3,7 +3,7 @@
 
 use crate::member::{Job, Work};
 use crate::safety::{Checked, broken};
-use crate::world::{Event, World};
+use crate::world::{Event, UPKEEP_US, World};
 use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::snapshots::InstallOutcome;
 use quorate::node::Action;
@@ -26,6 +26,12 @@ impl World {
             Work::Background => self.background(m),
             Work::Serve => self.serve(m),
             Work::Install => self.install_step(m),
+            Work::Publish => return self.publish(m),
+            Work::Upkeep => {
+                let p = self.slots[m].process;
+                self.after(UPKEEP_US, Event::Work { m, p, work });
+                return self.watch_upkeep(m);
+            }
         };
         if let Err(error) = done {
             let doing = format!("{work:?}");
@@ -150,7 +156,27 @@ impl World {
         };
         self.trace.word(hash);
         self.safety.on_state(node, group, index, hash)?;
+        // Readers see it from here on; watchers and the core hear of it in a moment, and the
+        // applier does nothing else until then.
+        let p = self.slots[m].process;
+        let live = self.live(m);
+        live.applying = true;
+        live.publishing = Some(batch);
+        self.after(HAND_OVER_US, Event::Work { m, p, work: Work::Publish });
+        Ok(())
+    }
+
+    fn publish(&mut self, m: usize) -> Checked {
+        let live = self.live(m);
+        live.applying = false;
+        let mut batch = live.publishing.take().expect("a batch waits to be published");
+        let group = batch.group;
+        if let Some(room) = live.room(group) {
+            room.publish(&mut batch);
+        }
+        self.pump_group(m, group)?;
         self.tell(m, Action::Applied { batch: Box::new(batch) });
+        self.kick(m);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod plan;
 mod runner;
 mod safety;
 mod trace;
+mod watch;
 mod workload;
 mod world;
 

@@ -4,10 +4,12 @@
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
+use crate::watch::WatchPlan;
 use bytes::{Bytes, BytesMut};
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
 use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
+use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::checkpoint::CheckpointPolicy;
 use quorate::multiraft::root::RootState;
 use quorate::multiraft::snapshots::{InstallReady, InstallStep};
@@ -17,7 +19,7 @@ use quorate::multiraft::{
 };
 use quorate::mvcc::ReadError;
 use quorate::node::{
-    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, boot,
+    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, WatchRoom, boot,
 };
 use quorate::raft::Role;
 use quorate::transport::handshake::{decode_hello, encode_hello};
@@ -50,6 +52,10 @@ pub enum Work {
     Install,
     /// Ends the core's turn: what was handled since the last one leaves together.
     Turn,
+    /// What was applied is told to watchers and to the core.
+    Publish,
+    /// Progress that is due, and watchers that read the past.
+    Upkeep,
 }
 
 /// What the applier does, one at a time.
@@ -81,6 +87,10 @@ pub struct Live {
     pub in_background: bool,
     pub spare_wanted: bool,
     pub turn_due: bool,
+    /// Applied and visible to readers, not yet published.
+    pub publishing: Option<AppliedBatch>,
+    rooms: BTreeMap<GroupId, WatchRoom>,
+    watch: WatchPlan,
 }
 
 /// What a power failure right after the start would leave.
@@ -165,7 +175,13 @@ impl Live {
             in_background: false,
             spare_wanted: false,
             turn_due: false,
+            publishing: None,
+            rooms: BTreeMap::new(),
+            watch: plan.watch.clone(),
         };
+        for group in live.applier.groups().collect::<Vec<_>>() {
+            live.room(group);
+        }
         let root = live.core.root().clone();
         live.follow_root(&root);
         Ok((live, found))
@@ -190,6 +206,20 @@ impl Live {
         for (id, member) in &root.members {
             self.book.add(*id, member.incarnation);
         }
+    }
+
+    /// The group's watchers: the hub as production drives it. It begins with what is applied.
+    pub fn room(&mut self, group: GroupId) -> Option<&mut WatchRoom> {
+        let view = self.applier.view(group)?;
+        let plan = &self.watch;
+        Some(self.rooms.entry(group).or_insert_with(|| {
+            let mut room = WatchRoom::new(view.revision(), plan.progress_ms);
+            room.set_bounds(plan.buffer_bytes, plan.records);
+            room
+        }))
+    }
+    pub fn rooms(&self) -> Vec<GroupId> {
+        self.rooms.keys().copied().collect()
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {

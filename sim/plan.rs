@@ -5,6 +5,7 @@
 //! purpose has its own stream, so that taking one decision away does not shift the others.
 
 use crate::faults::Fault;
+use crate::watch::WatchPlan;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -89,6 +90,7 @@ pub struct Plan {
     pub hot_keys: u64,
     pub cold_keys: u64,
     pub ops: BTreeMap<OpKind, u64>,
+    pub watch: WatchPlan,
     // Chaos.
     pub delay: Delay,
     pub chaos_us: u64,
@@ -154,6 +156,7 @@ impl Plan {
             hot_keys: load.between(1, 4),
             cold_keys: pick(&mut load, &[8, 40, 200]),
             ops,
+            watch: WatchPlan::new(seed),
             delay: Delay {
                 min_us: pick(&mut chaos, &[50, 500, 2_000]),
                 mean_us: pick(&mut chaos, &[100, 1_000, 5_000]),

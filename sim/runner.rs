@@ -11,7 +11,8 @@
 use crate::faults::Counters;
 use crate::plan::Plan;
 use crate::safety::Violation;
-use crate::{history, model, world};
+use crate::watch::Heard;
+use crate::{history, model, watch, world};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ pub struct Outcome {
     pub elections: u64,
     pub restarts: u64,
     pub snapshots: u64,
+    pub watched: Heard,
     pub faults: Counters,
     pub violation: Option<Violation>,
     pub lines: Vec<String>,
@@ -166,6 +168,7 @@ struct Totals {
     elections: u64,
     restarts: u64,
     snapshots: u64,
+    watched: Heard,
     twice: u64,
     faults: Counters,
     failures: Vec<(u64, &'static str)>,
@@ -208,6 +211,7 @@ fn report(board: &Board, seed: u64, mut outcome: Outcome, twice: bool, verbose: 
     totals.elections += outcome.elections;
     totals.restarts += outcome.restarts;
     totals.snapshots += outcome.snapshots;
+    totals.watched.add(outcome.watched);
     totals.twice += u64::from(twice);
     totals.faults.merge(&outcome.faults);
     println!(
@@ -275,8 +279,11 @@ pub fn main() -> ExitCode {
     }));
 
     // The referees are tested before the game: each must notice what was spoilt on purpose.
-    let controls: [(&str, fn()); 2] =
-        [("model", model::self_check), ("history", history::self_check)];
+    let controls: [(&str, fn()); 3] = [
+        ("model", model::self_check),
+        ("history", history::self_check),
+        ("watch", watch::self_check),
+    ];
     let mut failed = 0;
     for (name, check) in controls {
         if std::panic::catch_unwind(check).is_err() {
@@ -358,6 +365,10 @@ fn summary(board: &Board, took: Duration, controls_failed: usize) -> ExitCode {
         totals.restarts,
         totals.snapshots,
         totals.twice
+    );
+    println!(
+        "watched: {} revisions told, {} bookmarks, {} compacted",
+        totals.watched.events, totals.watched.bookmarks, totals.watched.compacted
     );
     if (totals.seeds as usize) < board.seeds.len() {
         println!("the time was up: {} of the seeds asked for did not run", {

@@ -1,5 +1,6 @@
 //! What can happen, and when: the items of the heap.
 
+use super::watches::Watching;
 use crate::faults::Fault;
 use crate::history::{Answer, Call, CallId};
 use crate::member::Work;
@@ -75,6 +76,7 @@ pub enum Event {
         m: usize,
     },
     EndOfPhase,
+    Watching(Watching),
 }
 
 pub(super) struct Item {
@@ -117,6 +119,7 @@ impl Event {
             Event::Nemesis => (8, None),
             Event::Restart { .. } => (9, None),
             Event::EndOfPhase => (10, None),
+            Event::Watching(_) => (13, None),
         }
     }
 }

@@ -13,6 +13,9 @@ use quorate::raft::Role;
 use quorate::types::{EntryKind, GroupId, NodeId, StorageError};
 use quorate::wal::Record;
 
+/// How often a member looks after watchers that no event wakes, as in production.
+pub const UPKEEP_US: u64 = 100 * MS;
+
 impl World {
     pub fn live(&mut self, m: usize) -> &mut Live {
         self.slots[m].live.as_mut().expect("the member is up")
@@ -68,6 +71,10 @@ impl World {
             self.safety.on_recovered(node, found)?;
         }
         self.after(1 + (process * 7_919) % self.plan.tick_us, Event::Tick { m, p: process });
+        if self.plan.watch.watchers > 0 {
+            let work = Work::Upkeep;
+            self.after(UPKEEP_US, Event::Work { m, p: process, work });
+        }
         self.end_turn(m)
     }
 
@@ -87,6 +94,7 @@ impl World {
                 self.after(500, Event::Tell { m: other, p, action });
             }
         }
+        self.break_streams(m);
         // Clients lose their connection.
         for c in 0..self.clients.len() {
             if let Some((call, _)) = self.clients[c].open

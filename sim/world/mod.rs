@@ -10,8 +10,10 @@ mod event;
 mod members;
 mod messages;
 mod slot;
+mod watches;
 
 pub use event::{Event, Process};
+pub use members::UPKEEP_US;
 pub use slot::{Condition, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
@@ -21,6 +23,7 @@ use crate::plan::{MS, Plan};
 use crate::runner::{self, Outcome};
 use crate::safety::{Checked, Safety, Violation};
 use crate::trace::Trace;
+use crate::watch::{Heard, Watcher};
 use crate::workload::Client;
 use event::Item;
 use quorate::node::{Action, StopReason};
@@ -42,6 +45,11 @@ pub struct World {
     pub history: History,
     pub safety: Safety,
     pub clients: Vec<Client>,
+    pub watchers: Vec<Watcher>,
+    streams: BTreeMap<u64, watches::Stream>,
+    next_stream: u64,
+    watch_travel: Prng,
+    pub watched: Heard,
     pub nemesis: Nemesis,
     pub counters: Counters,
     pub trace: Trace,
@@ -95,6 +103,7 @@ fn play_world(mut world: World) -> Outcome {
         elections: world.safety.elections,
         restarts: world.restarts,
         snapshots: world.snapshots,
+        watched: world.watched,
         faults: world.counters.clone(),
         violation,
         lines: world.trace.take_lines(),
@@ -106,6 +115,7 @@ impl World {
         let plan = Rc::new(plan);
         let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
+        let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
         World {
             now_us: 0,
             seq: 0,
@@ -115,6 +125,11 @@ impl World {
             history: History::new(plan.groups),
             safety: Safety::new(plan.quorum(), plan.groups),
             clients,
+            watchers,
+            streams: BTreeMap::new(),
+            next_stream: 1,
+            watch_travel: Prng::stream(plan.seed, "watch-travel"),
+            watched: Heard::default(),
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
             trace: Trace::new(verbose),
@@ -163,6 +178,7 @@ impl World {
             let think = self.clients[c].think_us(&self.plan);
             self.after(think, Event::Ask { c });
         }
+        self.start_watching();
         // The cluster first comes to life undisturbed, so that its members know each other's data
         // directories; disturbances of that are seeds' whose first fault comes early.
         let gap = self.nemesis.gap_us(&self.plan);
@@ -246,6 +262,7 @@ impl World {
             Event::Nemesis => self.disturb(),
             Event::Restart { m } => self.restart(m),
             Event::EndOfPhase => self.end_phase(),
+            Event::Watching(step) => self.watching(step),
         }
     }
 }

@@ -47,4 +47,4 @@ pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
 pub use handle::NodeHandle;
 pub use member::Member;
 pub use membership::MembershipChange;
-pub use watching::WatchStream;
+pub use watching::{WatchRoom, WatchStream};
