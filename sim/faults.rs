@@ -48,6 +48,21 @@ faults! {
     ForeignPeer "foreign-peer",
 }
 
+impl Fault {
+    /// Whether the nemesis does it. The others are properties of links, crashes and clocks.
+    pub fn is_act(self) -> bool {
+        !matches!(
+            self,
+            Fault::Drop
+                | Fault::Duplicate
+                | Fault::Reorder
+                | Fault::LateReplay
+                | Fault::LostWrites
+                | Fault::TornWrites
+        )
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {
     pub fired: u64,
@@ -105,23 +120,7 @@ pub struct Nemesis {
 
 impl Nemesis {
     pub fn new(plan: &Plan) -> Nemesis {
-        let acts = [
-            Fault::Partition,
-            Fault::OneWay,
-            Fault::IsolateLeader,
-            Fault::SlowLink,
-            Fault::Crash,
-            Fault::CrashInWrite,
-            Fault::Pause,
-            Fault::QuorumEdge,
-            Fault::QuorumLoss,
-            Fault::Transfer,
-            Fault::SlowDisk,
-            Fault::DiskError,
-            Fault::Wipe,
-            Fault::ForeignPeer,
-        ];
-        let choices = acts.into_iter().filter(|f| plan.on(*f)).collect();
+        let choices = Fault::ALL.iter().copied().filter(|f| f.is_act() && plan.on(*f)).collect();
         Nemesis { rng: Prng::stream(plan.seed, "nemesis"), choices }
     }
 
@@ -163,12 +162,7 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
-            Fault::Drop
-            | Fault::Duplicate
-            | Fault::Reorder
-            | Fault::LateReplay
-            | Fault::LostWrites
-            | Fault::TornWrites => unreachable!("not an act: a property of links and crashes"),
+            property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }
 }

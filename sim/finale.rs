@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
-    fn bound_us(&self) -> u64 {
+    pub fn bound_us(&self) -> u64 {
         self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
     }
 
@@ -41,7 +41,9 @@ impl World {
         self.settle()?;
         let end = self.now_us + self.bound_us();
         self.watchers_catch_up(end)?;
-        self.compare_with_model()
+        self.leases_run_out()?;
+        self.compare_with_model()?;
+        self.judge_from_outside()
     }
 
     fn heal_all(&mut self) -> Checked {
@@ -84,11 +86,11 @@ impl World {
     }
 
     /// Every member applies everything that is committed, and the wiped ones have stopped.
-    fn settle(&mut self) -> Checked {
+    pub fn settle(&mut self) -> Checked {
         let end = self.now_us + self.bound_us();
         let groups = self.plan.groups;
         let even = |w: &World| {
-            w.clients.iter().all(|c| c.open.is_none())
+            w.clients.iter().all(|c| c.open.is_empty())
                 && w.slots.iter().all(|slot| {
                     let Some(live) = &slot.live else {
                         return slot.condition == Condition::Gone;
@@ -123,7 +125,7 @@ impl World {
                 .collect();
             let committed: Vec<u64> =
                 (1..=groups).map(|g| self.safety.committed_index(GroupId(g)).0).collect();
-            let open: Vec<_> = self.clients.iter().filter_map(|c| c.open).collect();
+            let open: Vec<_> = self.clients.iter().map(|c| c.open.clone()).collect();
             return broken(
                 "not-converged",
                 format!("committed {committed:?} open {open:?}\n  {}", state.join("\n  ")),
@@ -208,7 +210,7 @@ impl World {
                     self.clients[0].member = m;
                     self.start_call(0, group, Call::Range(everything.clone()));
                     let wait = self.now_us + self.plan.timeout_us + SECOND;
-                    self.run_to(wait, |w| w.clients[0].open.is_none())?;
+                    self.run_to(wait, |w| w.clients[0].open.is_empty())?;
                     let pause = self.now_us + self.plan.tick_us;
                     self.run_until(pause)?;
                 }

@@ -156,6 +156,7 @@ impl World {
         };
         self.trace.word(hash);
         self.safety.on_state(node, group, index, hash)?;
+        self.compare_replica(m, group, index)?;
         // Readers see it from here on; watchers and the core hear of it in a moment, and the
         // applier does nothing else until then.
         let p = self.slots[m].process;

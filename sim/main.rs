@@ -19,8 +19,10 @@ mod net;
 mod plan;
 mod runner;
 mod safety;
+mod swarm;
 mod trace;
 mod watch;
+mod wgl;
 mod workload;
 mod world;
 

@@ -24,7 +24,7 @@ use quorate::node::{
 use quorate::raft::Role;
 use quorate::transport::handshake::{decode_hello, encode_hello};
 use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
-use quorate::types::command::RangeRequest;
+use quorate::types::command::{AlarmKind, RangeRequest};
 use quorate::types::reply::RangeReply;
 use quorate::types::{
     ApiError, ClusterId, GroupId, Incarnation, LeaseId, LogIndex, Member as MemberRow, NodeId,
@@ -114,6 +114,7 @@ impl Live {
         core.tick_ms = plan.tick_us / 1000;
         core.election_ticks = plan.election_ticks;
         core.pre_vote = plan.pre_vote;
+        core.quota_bytes = plan.quota_bytes;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
         core.trim = TrimPolicy {
             keep_entries: plan.trim_keep_entries,
@@ -276,6 +277,10 @@ impl Live {
                 Ok(reply) => Ok(Answer::ReadTxn { reply, revision }),
                 Err(error) => failed(error),
             },
+            Call::Leases => {
+                let leases = self.leases(group);
+                Ok(Answer::Leases { leases, applied: self.applied(group) })
+            }
             _ => unreachable!("only reads are served from a view"),
         }
     }
@@ -306,6 +311,12 @@ impl Live {
             .collect();
         all.sort();
         all
+    }
+
+    /// (revision, compact revision, alarms) of what is applied.
+    pub fn numbers(&self, group: GroupId) -> (i64, i64, Vec<(NodeId, AlarmKind)>) {
+        let view = self.applier.view(group).expect("every member has every group");
+        (view.revision(), view.compact_revision(), view.alarms(None))
     }
 
     /// HashKV at the newest revision: (hash, compact revision).

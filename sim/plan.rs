@@ -1,10 +1,12 @@
 //! What one seed does: cluster, limits, workload and faults, all drawn before the first event.
 //!
-//! Swarm testing: each operation and each fault is switched fully off in about half of the seeds,
-//! and limits are drawn from tiny to roomy, because rare states hide behind the average mix. Every
-//! purpose has its own stream, so that taking one decision away does not shift the others.
+//! Swarm testing: each operation is switched fully off in about half of the seeds, faults come in
+//! numbers from none to many (`swarm.rs`), and limits are drawn from tiny to roomy, because rare
+//! states hide behind the average mix. Every purpose has its own stream, so that taking one
+//! decision away does not shift the others.
 
 use crate::faults::Fault;
+use crate::swarm::{Swarm, is_idle_op};
 use crate::watch::WatchPlan;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
@@ -29,9 +31,15 @@ pub enum OpKind {
     LeaseRevoke,
     LeaseKeepAlive,
     LeasePut,
+    LeaseTtl,
+    /// LeaseLeases, with every lease's keys.
+    Leases,
+    Alarm,
+    /// The next step of a program over several calls.
+    Program,
 }
 
-pub const OP_KINDS: [OpKind; 14] = [
+pub const OP_KINDS: [OpKind; 18] = [
     OpKind::Put,
     OpKind::Get,
     OpKind::GetSerializable,
@@ -46,6 +54,10 @@ pub const OP_KINDS: [OpKind; 14] = [
     OpKind::LeaseRevoke,
     OpKind::LeaseKeepAlive,
     OpKind::LeasePut,
+    OpKind::LeaseTtl,
+    OpKind::Leases,
+    OpKind::Alarm,
+    OpKind::Program,
 ];
 
 /// Delays of one link, in microseconds.
@@ -90,6 +102,12 @@ pub struct Plan {
     pub hot_keys: u64,
     pub cold_keys: u64,
     pub ops: BTreeMap<OpKind, u64>,
+    /// Calls that one client has open at a time.
+    pub pipeline: usize,
+    /// 0 is unlimited.
+    pub quota_bytes: u64,
+    /// How far the members' clocks may be off.
+    pub drift_ppm: u64,
     pub watch: WatchPlan,
     // Chaos.
     pub delay: Delay,
@@ -114,21 +132,17 @@ impl Plan {
             let weight = match kind {
                 OpKind::Put => 12,
                 OpKind::Get => 8,
-                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant => 1,
+                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant | OpKind::Alarm => 1,
+                OpKind::Program => 6,
                 _ => 3,
             };
             let on = kind == OpKind::Put || kind == OpKind::Get || load.chance(1, 2);
+            // A raised alarm stops most of the rest: few seeds have them.
+            let on = on && (kind != OpKind::Alarm || load.chance(1, 3));
             ops.insert(kind, if on { weight } else { 0 });
         }
-        let mut faults = BTreeMap::new();
-        for fault in Fault::ALL {
-            faults.insert(*fault, chaos.chance(1, 2));
-        }
-        // A calm seed now and then: what breaks without any fault should be seen without any.
-        if chaos.chance(1, 16) {
-            faults.values_mut().for_each(|on| *on = false);
-        }
-        Plan {
+        let swarm = Swarm::new(seed);
+        let mut plan = Plan {
             seed,
             members: if size.chance(2, 3) { 3 } else { 5 },
             groups: size.between(1, 4),
@@ -156,6 +170,9 @@ impl Plan {
             hot_keys: load.between(1, 4),
             cold_keys: pick(&mut load, &[8, 40, 200]),
             ops,
+            pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
+            quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
+            drift_ppm: 0,
             watch: WatchPlan::new(seed),
             delay: Delay {
                 min_us: pick(&mut chaos, &[50, 500, 2_000]),
@@ -164,9 +181,15 @@ impl Plan {
                 tail_us: tick_us * chaos.between(1, 15),
             },
             chaos_us: chaos.between(6, 16) * SECOND,
-            faults,
-            fault_gap_us: tick_us * chaos.between(4, 30),
+            faults: swarm.faults,
+            fault_gap_us: tick_us * swarm.gap_ticks,
+        };
+        if swarm.idle {
+            plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
+            plan.clients = plan.clients.min(2);
+            plan.think_us = SECOND;
         }
+        plan
     }
 
     pub fn quorum(&self) -> usize {

@@ -12,7 +12,8 @@ use crate::faults::Counters;
 use crate::plan::Plan;
 use crate::safety::Violation;
 use crate::watch::Heard;
-use crate::{history, model, watch, world};
+use crate::world::Sampled;
+use crate::{history, model, watch, wgl, workload, world};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ pub struct Outcome {
     pub restarts: u64,
     pub snapshots: u64,
     pub watched: Heard,
+    pub checked: Sampled,
     pub faults: Counters,
     pub violation: Option<Violation>,
     pub lines: Vec<String>,
@@ -169,6 +171,7 @@ struct Totals {
     restarts: u64,
     snapshots: u64,
     watched: Heard,
+    checked: Sampled,
     twice: u64,
     faults: Counters,
     failures: Vec<(u64, &'static str)>,
@@ -212,6 +215,7 @@ fn report(board: &Board, seed: u64, mut outcome: Outcome, twice: bool, verbose: 
     totals.restarts += outcome.restarts;
     totals.snapshots += outcome.snapshots;
     totals.watched.add(outcome.watched);
+    totals.checked.add(outcome.checked);
     totals.twice += u64::from(twice);
     totals.faults.merge(&outcome.faults);
     println!(
@@ -279,10 +283,12 @@ pub fn main() -> ExitCode {
     }));
 
     // The referees are tested before the game: each must notice what was spoilt on purpose.
-    let controls: [(&str, fn()); 3] = [
+    let controls: [(&str, fn()); 5] = [
         ("model", model::self_check),
         ("history", history::self_check),
         ("watch", watch::self_check),
+        ("black box", wgl::self_check),
+        ("programs", workload::self_check),
     ];
     let mut failed = 0;
     for (name, check) in controls {
@@ -366,6 +372,7 @@ fn summary(board: &Board, took: Duration, controls_failed: usize) -> ExitCode {
         totals.snapshots,
         totals.twice
     );
+    println!("sampled: {}", totals.checked);
     println!(
         "watched: {} revisions told, {} bookmarks, {} compacted",
         totals.watched.events, totals.watched.bookmarks, totals.watched.compacted

@@ -17,6 +17,7 @@ use quorate::types::command::{
 };
 use quorate::types::reply::{Event, KeyValue, RangeReply, Reply, ReplyOp, TxnReply};
 use quorate::types::{ApiError, Command, KeyRange, LeaseId, NodeId};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One change of one key. `kv` is `None` for a delete.
@@ -80,6 +81,9 @@ impl Model {
     }
     pub fn lease_ids(&self) -> Vec<LeaseId> {
         self.leases.keys().copied().collect()
+    }
+    pub fn lease_ttls(&self) -> impl Iterator<Item = (LeaseId, i64)> + '_ {
+        self.leases.iter().map(|(id, lease)| (*id, lease.ttl))
     }
     /// Each lease with its TTL in seconds and its keys, in order.
     pub fn leases(&self) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
@@ -178,16 +182,19 @@ impl Model {
             order = SortOrder::Ascend;
         }
         if order != SortOrder::None {
-            match request.sort_target {
-                SortTarget::Key => {}
-                SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
-                SortTarget::Create => kvs.sort_by_key(|kv| kv.create_revision),
-                SortTarget::Mod => kvs.sort_by_key(|kv| kv.mod_revision),
-                SortTarget::Value => kvs.sort_by(|a, b| a.value.cmp(&b.value)),
-            }
-            if order == SortOrder::Descend {
-                kvs.reverse();
-            }
+            // Pairs that are equal by the target stay in key order, whichever way it goes: etcd
+            // promises no order for them, and replicas must agree on one.
+            let down = order == SortOrder::Descend;
+            let sided = |order: Ordering| if down { order.reverse() } else { order };
+            kvs.sort_by(|a, b| {
+                sided(match request.sort_target {
+                    SortTarget::Key => a.key.cmp(&b.key),
+                    SortTarget::Version => a.version.cmp(&b.version),
+                    SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                    SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                    SortTarget::Value => a.value.cmp(&b.value),
+                })
+            });
         }
         let more = limit > 0 && kvs.len() > limit;
         if more {
@@ -258,11 +265,4 @@ fn has_put(txn: &TxnRequest) -> bool {
         RequestOp::Txn(inner) => has_put(inner),
         _ => false,
     })
-}
-
-/// Sorts what the order of which is not promised: pairs with equal sort keys.
-pub fn normalise(request: &RangeRequest, reply: &mut RangeReply) {
-    if request.sort_target != SortTarget::Key {
-        reply.kvs.sort_by(|a, b| a.key.cmp(&b.key));
-    }
 }

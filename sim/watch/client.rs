@@ -113,6 +113,9 @@ impl Watcher {
         if self.rng.chance(1, 4) { self.rng.between(10_000, 3_000_000) } else { 300 }
     }
     pub fn move_on(&mut self, members: usize) {
+        if members == 1 {
+            return;
+        }
         self.member = (self.member + 1 + self.rng.below(members as u64 - 1) as usize) % members;
     }
 

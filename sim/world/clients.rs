@@ -4,7 +4,8 @@ use super::World;
 use super::event::Event;
 use super::slot::Condition;
 use crate::history::{Answer, Call, CallId};
-use crate::safety::Checked;
+use crate::safety::{Checked, ensure};
+use crate::workload::Open;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
 use quorate::types::{ApiError, GroupId};
 use std::rc::Rc;
@@ -15,20 +16,30 @@ impl World {
             return;
         }
         let plan = self.plan.clone();
+        if plan.pipeline > 1 {
+            // One chain of asks, whatever becomes of the calls.
+            self.ask_later(c);
+            if self.clients[c].open.len() >= plan.pipeline {
+                return;
+            }
+        }
         let (group, call) = self.clients[c].next_call(&plan);
+        self.clients[c].step_leaves(group, &call, &mut self.promises);
         self.start_call(c, group, call);
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
         let m = self.clients[c].member;
         let id = self.history.begin(self.now_us, group, call.clone());
+        let what = Rc::new(call);
         self.callers.insert(id, c);
-        if !call.is_serializable() {
+        if !what.is_serializable() {
             self.call_began.insert(id, self.now_us);
         }
-        self.clients[c].open = Some((id, group.0));
+        let open = Open { group, member: m, began_us: self.now_us, call: what.clone() };
+        self.clients[c].open.insert(id, open);
         self.trace
-            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {call:?}"));
+            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {what:?}"));
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -37,7 +48,7 @@ impl World {
         }
         let p = slot.process;
         let delay = self.travel.between(20, 800);
-        self.after(delay, Event::Request { m, p, call: id, group, what: Rc::new(call) });
+        self.after(delay, Event::Request { m, p, call: id, group, what });
     }
 
     pub(super) fn request(
@@ -56,6 +67,7 @@ impl World {
             Call::KeepAlive(lease) => {
                 self.act(m, Action::KeepAlive { group, token, lease: *lease })
             }
+            Call::LeaseTtl(lease) => self.act(m, Action::LeaseTtl { group, token, lease: *lease }),
             read if read.is_serializable() => self.read_now(m, call, group, what),
             _ => {
                 self.slots[m].reads.insert(call, (group, what.clone()));
@@ -67,7 +79,10 @@ impl World {
     /// Reads the member's own newest state.
     fn read_now(&mut self, m: usize, call: CallId, group: GroupId, what: &Call) -> Checked {
         match self.live(m).read(group, what) {
-            Ok(answer) => self.answer(call, answer),
+            Ok(answer) => {
+                self.leases_as_committed(m, group, &answer)?;
+                self.answer(call, answer);
+            }
             Err(error) => return self.storage_error(m, "read", &error),
         }
         Ok(())
@@ -93,6 +108,10 @@ impl World {
             (Ok(CoreAnswer::KeptAlive { ttl_seconds }), _) => {
                 self.answer(call, Answer::KeptAlive { ttl_seconds });
             }
+            (Ok(CoreAnswer::LeaseTtl { granted_seconds, remaining_seconds }), _) => {
+                let answer = Answer::LeaseTtl { granted_seconds, remaining_seconds };
+                self.answer(call, answer);
+            }
             (Ok(other), _) => self.note(|| format!("{m} answers call {call}: {other:?}")),
             (Err(error), _) => {
                 let never = crate::member::is_never(&error);
@@ -109,13 +128,10 @@ impl World {
     }
 
     pub(super) fn reply(&mut self, c: usize, call: CallId, answer: Answer) -> Checked {
-        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
-            return Ok(());
-        }
+        let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
+        let group = open.group;
         self.trace.word(call);
         self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
-        let (_, group) = self.clients[c].open.take().expect("just looked");
-        let group = GroupId(group);
         let began = self.call_began.remove(&call);
         if !matches!(answer, Answer::Failed { .. })
             && began.is_some_and(|at| at >= self.phase_began_us)
@@ -123,33 +139,63 @@ impl World {
             *self.phase_acks.entry(group).or_default() += 1;
         }
         self.clients[c].heard(group, &answer);
+        self.clients[c].step_answered(
+            open.began_us,
+            self.now_us,
+            &open.call,
+            &answer,
+            &mut self.promises,
+        )?;
+        if matches!(answer, Answer::Failed { never: false, .. }) {
+            self.clients[c].try_again(group, &open.call);
+        }
         if matches!(answer, Answer::Failed { .. }) {
             let members = self.plan.members;
             self.clients[c].move_on(members);
         }
         self.history.end(self.now_us, call, answer)?;
-        self.ask_later(c);
+        if self.plan.pipeline == 1 {
+            self.ask_later(c);
+        }
         Ok(())
     }
 
     pub(super) fn give_up(&mut self, c: usize, call: CallId) -> Checked {
-        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
-            return Ok(());
-        }
+        let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
         self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
-        self.clients[c].open = None;
         self.history.abandon(call);
+        self.clients[c].try_again(open.group, &open.call);
         self.call_began.remove(&call);
-        let m = self.clients[c].member;
-        let members = self.plan.members;
-        self.clients[c].move_on(members);
-        self.ask_later(c);
+        let m = open.member;
+        // Of several open calls the first that fails sends the client away.
+        if self.clients[c].member == m {
+            let members = self.plan.members;
+            self.clients[c].move_on(members);
+        }
+        if self.plan.pipeline == 1 {
+            self.ask_later(c);
+        }
         if self.slots[m].live.is_some() {
             self.slots[m].reads.remove(&call);
             let p = self.slots[m].process;
             let action = Box::new(Action::Cancel { token: Token(call) });
             self.after(100, Event::Tell { m, p, action });
         }
+        Ok(())
+    }
+
+    /// A member that is as far as anybody has exactly the committed leases and keys on them.
+    fn leases_as_committed(&self, m: usize, group: GroupId, answer: &Answer) -> Checked {
+        let Answer::Leases { leases, applied } = answer else { return Ok(()) };
+        if *applied != self.safety.committed_index(group) {
+            return Ok(());
+        }
+        let expected = self.history.model(group).leases();
+        ensure!(
+            *leases == expected,
+            "replica-leases",
+            "member {m} group {group} at {applied}: leases {leases:?}, expected {expected:?}"
+        );
         Ok(())
     }
 

@@ -97,9 +97,8 @@ impl World {
         self.break_streams(m);
         // Clients lose their connection.
         for c in 0..self.clients.len() {
-            if let Some((call, _)) = self.clients[c].open
-                && self.clients[c].member == m
-            {
+            let lost: Vec<_> = self.clients[c].open.iter().filter(|(_, o)| o.member == m).collect();
+            for call in lost.into_iter().map(|(call, _)| *call).collect::<Vec<_>>() {
                 self.after(300, Event::GiveUp { c, call });
             }
         }

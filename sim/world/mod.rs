@@ -6,25 +6,28 @@
 //! clock moves only between events; nothing else is allowed to know the time.
 
 mod clients;
+mod compare;
 mod event;
 mod members;
 mod messages;
 mod slot;
 mod watches;
 
+pub use compare::Sampled;
 pub use event::{Event, Process};
 pub use members::UPKEEP_US;
 pub use slot::{Condition, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
-use crate::history::{CallId, History};
+use crate::history::{CallId, History, LeaseRules};
 use crate::net::Net;
 use crate::plan::{MS, Plan};
 use crate::runner::{self, Outcome};
 use crate::safety::{Checked, Safety, Violation};
 use crate::trace::Trace;
 use crate::watch::{Heard, Watcher};
-use crate::workload::Client;
+use crate::workload::{Client, Promises};
+use compare::HashKvs;
 use event::Item;
 use quorate::node::{Action, StopReason};
 use quorate::types::GroupId;
@@ -34,6 +37,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// One seed in this many is judged from outside as well, and every one that is played alone.
+const BLACK_BOX_ONE_IN: u64 = 4;
 
 pub struct World {
     pub plan: Rc<Plan>,
@@ -45,11 +51,15 @@ pub struct World {
     pub history: History,
     pub safety: Safety,
     pub clients: Vec<Client>,
+    pub promises: Promises,
     pub watchers: Vec<Watcher>,
     streams: BTreeMap<u64, watches::Stream>,
     next_stream: u64,
     watch_travel: Prng,
     pub watched: Heard,
+    /// How much the sampled checkers have seen.
+    pub checked: Sampled,
+    hash_kvs: HashKvs,
     pub nemesis: Nemesis,
     pub counters: Counters,
     pub trace: Trace,
@@ -92,7 +102,10 @@ fn play_world(mut world: World) -> Outcome {
     let end = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match end {
         Ok(Ok(())) => None,
-        Ok(Err(violation)) => Some(violation),
+        Ok(Err(mut violation)) => {
+            world.second_opinion(&mut violation);
+            Some(violation)
+        }
         Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
     };
     Outcome {
@@ -104,6 +117,7 @@ fn play_world(mut world: World) -> Outcome {
         restarts: world.restarts,
         snapshots: world.snapshots,
         watched: world.watched,
+        checked: world.checked,
         faults: world.counters.clone(),
         violation,
         lines: world.trace.take_lines(),
@@ -116,20 +130,30 @@ impl World {
         let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
         let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
+        let mut history = History::new(plan.groups);
+        let (drift_ppm, grace_us) = (plan.drift_ppm, plan.election_us());
+        history.lease_rules(LeaseRules { drift_ppm, grace_us });
+        history.quota = plan.quota_bytes > 0;
+        if verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
+            history.keep_record();
+        }
         World {
             now_us: 0,
             seq: 0,
             queue: BinaryHeap::new(),
             slots,
             net: Net::new(&plan),
-            history: History::new(plan.groups),
+            history,
             safety: Safety::new(plan.quorum(), plan.groups),
             clients,
+            promises: Promises::new(plan.drift_ppm),
             watchers,
             streams: BTreeMap::new(),
             next_stream: 1,
             watch_travel: Prng::stream(plan.seed, "watch-travel"),
             watched: Heard::default(),
+            checked: Sampled::default(),
+            hash_kvs: HashKvs::default(),
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
             trace: Trace::new(verbose),
