@@ -173,8 +173,8 @@ pub(super) fn self_check() {
         data: bytes::Bytes::new(),
     };
     let mut model = Model::default();
-    let mut leases = Leases::default();
-    leases.rules = LeaseRules { drift_ppm: 10_000, grace_us: SECOND_US };
+    let rules = LeaseRules { drift_ppm: 10_000, grace_us: SECOND_US };
+    let mut leases = Leases { rules, ..Leases::default() };
     model.apply(&Command::LeaseGrant { id, ttl_seconds: 10 }, Term(1)).reply.expect("granted");
     leases.changed(index(1), &[], &model);
     leases.told_alive(id, 5 * SECOND_US, 10);
