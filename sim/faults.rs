@@ -4,7 +4,7 @@
 //! it: a message that would have arrived did not, a byte that was written was lost, a connection
 //! was refused. A fault that fires often and never matters tests nothing.
 
-use crate::plan::Plan;
+use crate::plan::{MS, Plan, SECOND};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -27,6 +27,18 @@ faults! {
     OneWay "one-way",
     IsolateLeader "isolate-leader",
     SlowLink "slow-link",
+    Minority "minority",
+    Bridge "bridge",
+    Ring "ring",
+    GroupPartition "group-partition",
+    Flapping "flapping",
+    Swizzle "swizzle",
+    Reset "reset",
+    OneSideClosed "one-side-closed",
+    HalfOpen "half-open",
+    DeafPeer "deaf-peer",
+    HeavyTail "heavy-tail",
+    DropClass "drop-class",
     Drop "drop",
     Duplicate "duplicate",
     Reorder "reorder",
@@ -35,6 +47,13 @@ faults! {
     Crash "crash",
     CrashInWrite "crash-in-write",
     Pause "pause",
+    LongPause "long-pause",
+    FreezeAll "freeze-all",
+    TickStarvation "tick-starvation",
+    ClockOffset "clock-offset",
+    ClockDrift "clock-drift",
+    ClockDriftWide "clock-drift-wide",
+    CoreOnly "core-only",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
     Transfer "transfer",
@@ -42,6 +61,7 @@ faults! {
     LostWrites "lost-writes",
     TornWrites "torn-writes",
     SlowDisk "slow-disk",
+    LeaderStall "leader-stall",
     DiskError "disk-error",
     Wipe "wipe",
     // Identity.
@@ -59,6 +79,12 @@ impl Fault {
                 | Fault::LateReplay
                 | Fault::LostWrites
                 | Fault::TornWrites
+                | Fault::HeavyTail
+                | Fault::DropClass
+                | Fault::ClockOffset
+                | Fault::ClockDrift
+                | Fault::ClockDriftWide
+                | Fault::CoreOnly
         )
     }
 }
@@ -95,21 +121,124 @@ impl Counters {
 /// crash of a member that is down already is no crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    Partition { side: u64 },
-    OneWay { from: usize, to: usize },
+    Partition {
+        side: u64,
+    },
+    OneWay {
+        from: usize,
+        to: usize,
+    },
     IsolateLeader,
-    SlowLink { from: usize, to: usize },
+    SlowLink {
+        from: usize,
+        to: usize,
+    },
+    Minority {
+        draw: u64,
+    },
+    Bridge {
+        middle: usize,
+        side: u64,
+    },
+    Ring,
+    GroupPartition {
+        draw: u64,
+        side: u64,
+    },
+    /// Links of `member` (or the one to `other`) go down and up again in turn.
+    Flap {
+        member: usize,
+        other: Option<usize>,
+        period_us: u64,
+        turns: u64,
+    },
+    Swizzle {
+        draw: u64,
+    },
+    /// One part of a swizzle: nothing leaves for this member until then.
+    Clog {
+        member: usize,
+        for_us: u64,
+    },
+    Reset {
+        a: usize,
+        b: usize,
+    },
+    OneSideClosed {
+        from: usize,
+        to: usize,
+    },
+    HalfOpen {
+        member: usize,
+        down_us: u64,
+    },
+    DeafPeer {
+        member: usize,
+        for_us: u64,
+    },
+    /// The peers of a member have heard nothing of it for as long as they wait.
+    Silence {
+        member: usize,
+    },
+    LongPause {
+        member: usize,
+        for_us: u64,
+    },
+    FreezeAll {
+        for_us: u64,
+    },
+    StarveTicks {
+        member: usize,
+        for_us: u64,
+    },
+    LeaderStall {
+        for_us: u64,
+    },
     Heal,
-    Crash { member: usize, down_us: u64 },
-    CrashInWrite { member: usize, after_ops: u64, down_us: u64 },
-    Pause { member: usize, for_us: u64 },
-    QuorumEdge { down_us: u64 },
-    QuorumLoss { down_us: u64 },
-    Transfer { to: usize },
-    SlowDisk { member: usize, for_us: u64 },
-    DiskError { member: usize, down_us: u64 },
-    Wipe { member: usize },
-    ForeignPeer { member: usize, for_us: u64 },
+    Crash {
+        member: usize,
+        down_us: u64,
+    },
+    CrashInWrite {
+        member: usize,
+        after_ops: u64,
+        down_us: u64,
+    },
+    Pause {
+        member: usize,
+        for_us: u64,
+    },
+    QuorumEdge {
+        down_us: u64,
+    },
+    QuorumLoss {
+        down_us: u64,
+    },
+    Transfer {
+        to: usize,
+    },
+    SlowDisk {
+        member: usize,
+        for_us: u64,
+    },
+    DiskError {
+        member: usize,
+        down_us: u64,
+    },
+    Wipe {
+        member: usize,
+    },
+    ForeignPeer {
+        member: usize,
+        for_us: u64,
+    },
+}
+
+/// A time between two bounds, each doubling as likely as the next.
+fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
+    let doublings = u64::from((high / low).ilog2()) + 1;
+    let base = low << (draw % doublings);
+    (base + (draw >> 8) % base).min(high)
 }
 
 /// Draws acts from the faults that are on.
@@ -129,16 +258,19 @@ impl Nemesis {
         self.rng.between(plan.fault_gap_us / 4, plan.fault_gap_us * 2)
     }
 
-    pub fn next(&mut self, plan: &Plan) -> Option<Act> {
+    /// What to do next to `members` members.
+    pub fn next(&mut self, plan: &Plan, members: usize) -> Option<Act> {
         // Always the same number of draws: an act that is left out shifts nothing.
         let rng = &mut self.rng;
         let (what, heal) = (rng.next_u64(), rng.chance(1, 3));
         let (a, b) = (rng.next_u64(), rng.next_u64());
         let tick = plan.tick_us;
         let time = rng.between(tick, plan.election_us() * 4);
-        let n = plan.members as u64;
+        let n = members as u64;
+        let c = rng.next_u64();
         let member = (a % n) as usize;
-        let other = ((a % n + 1 + b % (n - 1)) % n) as usize;
+        // A member that is alone has links to nobody: whatever is done to them does nothing.
+        let other = ((a % n + 1 + b % (n - 1).max(1)) % n) as usize;
         if heal {
             return Some(Act::Heal);
         }
@@ -146,10 +278,34 @@ impl Nemesis {
             return None;
         }
         Some(match self.choices[(what % self.choices.len() as u64) as usize] {
-            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2) },
+            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2).max(1) },
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },
+            Fault::Minority => Act::Minority { draw: c },
+            Fault::Bridge => Act::Bridge { middle: member, side: b },
+            Fault::Ring => Act::Ring,
+            Fault::GroupPartition => Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2) },
+            Fault::Flapping => Act::Flap {
+                member,
+                other: (c % 2 == 0).then_some(other),
+                // Around half the election timeout: about when a follower gives a leader up.
+                period_us: plan.election_us() * (2 + c / 2 % 9) / 8,
+                turns: 4 + c % 12,
+            },
+            Fault::Swizzle => Act::Swizzle { draw: c },
+            Fault::Reset => Act::Reset { a: member, b: other },
+            Fault::OneSideClosed => Act::OneSideClosed { from: member, to: other },
+            Fault::HalfOpen => Act::HalfOpen { member, down_us: time },
+            Fault::DeafPeer => {
+                Act::DeafPeer { member, for_us: log_uniform(c, SECOND, 120 * SECOND) }
+            }
+            Fault::LongPause => {
+                Act::LongPause { member, for_us: log_uniform(c, 10 * MS, 60 * SECOND) }
+            }
+            Fault::FreezeAll => Act::FreezeAll { for_us: log_uniform(c, 10 * MS, 600 * SECOND) },
+            Fault::TickStarvation => Act::StarveTicks { member, for_us: time },
+            Fault::LeaderStall => Act::LeaderStall { for_us: log_uniform(c, SECOND, 60 * SECOND) },
             Fault::Crash => Act::Crash { member, down_us: time },
             Fault::CrashInWrite => {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }

@@ -17,6 +17,7 @@ impl World {
     }
 
     pub fn finale(&mut self) -> Checked {
+        self.core_mode()?;
         self.heal_all()?;
         self.serve_again()?;
         self.quiet = true;
@@ -46,7 +47,7 @@ impl World {
         self.judge_from_outside()
     }
 
-    fn heal_all(&mut self) -> Checked {
+    pub fn heal_all(&mut self) -> Checked {
         self.note(|| "everything heals".to_owned());
         if self.phase.take().is_some() {
             self.history.quorum_back();
@@ -93,7 +94,7 @@ impl World {
             w.clients.iter().all(|c| c.open.is_empty())
                 && w.slots.iter().all(|slot| {
                     let Some(live) = &slot.live else {
-                        return slot.condition == Condition::Gone;
+                        return slot.is_gone();
                     };
                     !slot.wiped
                         && (1..=groups).all(|g| {
@@ -193,7 +194,7 @@ impl World {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         for m in 0..self.slots.len() {
-            if self.slots[m].condition == Condition::Gone {
+            if self.slots[m].is_gone() {
                 continue;
             }
             for g in 1..=self.plan.groups {

@@ -59,6 +59,9 @@ impl World {
         let wrote = live.wal.write(&batch.batch);
         live.wal_synced = Some(batch.id);
         wrote?;
+        if let Some(for_us) = self.slots[m].stall_us.take() {
+            self.stall(m, for_us);
+        }
         let delay = self.disk_us(m, self.plan.sync_us);
         self.after(delay, Event::Work { m, p, work: Work::WalSync });
         Ok(())
@@ -96,13 +99,26 @@ impl World {
         live.applying = false;
         let Some(job) = live.jobs.pop_front() else { return Ok(Ok(())) };
         match job {
-            Job::Apply(job) => match live.applier.apply(job.group, &job.entries) {
-                Ok(batch) => {
-                    self.applied(m, batch)?;
-                    Ok(Ok(()))
+            Job::Apply(job) => {
+                let before = live.applied(job.group);
+                match live.applier.apply(job.group, &job.entries) {
+                    Ok(batch) => {
+                        let node = self.slots[m].node;
+                        // What had been applied before is passed over without a verdict.
+                        for (index, change) in batch.confs.iter().filter(|c| c.0 > before) {
+                            self.safety.confs.on_verdict(
+                                node,
+                                batch.group,
+                                *index,
+                                change.as_ref(),
+                            )?;
+                        }
+                        self.applied(m, batch)?;
+                        Ok(Ok(()))
+                    }
+                    Err(error) => Ok(Err(error)),
                 }
-                Err(error) => Ok(Err(error)),
-            },
+            }
             Job::Pin(group, to) => {
                 let action = match live.applier.pin(group) {
                     Ok(Some(pin)) => {

@@ -9,6 +9,8 @@
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
 mod chaos;
+mod conf;
+mod core_mode;
 mod faults;
 mod finale;
 mod history;

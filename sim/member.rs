@@ -35,10 +35,46 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-const CLUSTER: ClusterId = ClusterId(0xc1);
+pub const CLUSTER: ClusterId = ClusterId(0xc1);
 const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
 const WAL_DIR: &str = "/data/member/wal";
 const STORE: &str = "/data/member/snap/db";
+
+/// Whose data directory a slot's disk holds, and how it comes into being.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    /// Where its process listens.
+    pub peer_urls: Vec<String>,
+    pub origin: Origin,
+}
+
+/// How a data directory comes into being.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// With a new cluster of these members.
+    New { members: Vec<(NodeId, Vec<String>)> },
+    /// Empty, to be filled by the cluster that the member was added to.
+    #[expect(dead_code, reason = "the acts that add members come next")]
+    Join,
+}
+
+impl Origin {
+    fn founding(&self, groups: Vec<GroupId>) -> Founding {
+        match self {
+            Origin::New { members } => {
+                let row = |(id, urls): &(NodeId, Vec<String>)| MemberRow {
+                    id: *id,
+                    peer_urls: urls.clone(),
+                    ..MemberRow::default()
+                };
+                Founding::New { members: members.iter().map(row).collect(), groups }
+            }
+            Origin::Join => Founding::Join { groups },
+        }
+    }
+}
 
 /// The kinds of work that lanes do; the number goes into the trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +139,13 @@ pub struct Found {
 impl Live {
     pub fn boot(
         plan: &Plan,
-        node: NodeId,
-        peers: &[NodeId],
+        birth: &Birth,
         incarnation: Incarnation,
         disk: &MemDisk,
         process: u64,
     ) -> Result<(Live, Found), BootError> {
         let origin = quorate::types::prng::Prng::stream(plan.seed ^ process, "origin").next_u64();
-        let mut core = CoreConfig::new(CLUSTER, node, incarnation, origin);
+        let mut core = CoreConfig::new(birth.cluster, birth.node, incarnation, origin);
         core.tick_ms = plan.tick_us / 1000;
         core.election_ticks = plan.election_ticks;
         core.pre_vote = plan.pre_vote;
@@ -124,16 +159,9 @@ impl Live {
         core.bounds.log_cache_bytes_max = plan.log_cache_bytes;
         core.bounds.append_bytes_max = plan.append_bytes;
         core.bounds.inflight_appends_max = plan.inflight_appends;
-        let members = peers
-            .iter()
-            .map(|id| MemberRow {
-                id: *id,
-                peer_urls: vec![format!("http://sim-{id}:2380")],
-                ..MemberRow::default()
-            })
-            .collect();
         let groups = (1..=plan.groups).map(GroupId).collect();
-        let mut config = BootConfig::new("/data", core, Founding::New { members, groups });
+        let founding = birth.origin.founding(groups);
+        let mut config = BootConfig::new("/data", core, founding);
         config.wal = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 2 };
         config.store = StoreOptions { cache_bytes: plan.cache_bytes };
         config.checkpoint =
@@ -150,11 +178,11 @@ impl Live {
         let logs = logs.iter().map(|(group, log)| (*group, shape(log))).collect();
         let found = Found { logs, checkpoint };
         let identity = LocalIdentity {
-            cluster: CLUSTER,
-            node,
+            cluster: birth.cluster,
+            node: birth.node,
             incarnation,
             server_version: "sim".to_owned(),
-            peer_urls: Vec::new(),
+            peer_urls: birth.peer_urls.clone(),
         };
         let mut live = Live {
             core,
@@ -232,6 +260,7 @@ impl Live {
             commit: status.commit,
             applied: status.applied,
             last: status.last,
+            conf: status.conf,
         })
     }
 

@@ -106,8 +106,6 @@ pub struct Plan {
     pub pipeline: usize,
     /// 0 is unlimited.
     pub quota_bytes: u64,
-    /// How far the members' clocks may be off.
-    pub drift_ppm: u64,
     pub watch: WatchPlan,
     // Chaos.
     pub delay: Delay,
@@ -144,7 +142,8 @@ impl Plan {
         let swarm = Swarm::new(seed);
         let mut plan = Plan {
             seed,
-            members: if size.chance(2, 3) { 3 } else { 5 },
+            // Three and five as in production, and what is at the edges of the arithmetic.
+            members: pick(&mut size, &[3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 4, 7]),
             groups: size.between(1, 4),
             tick_us,
             election_ticks: 10,
@@ -172,7 +171,6 @@ impl Plan {
             ops,
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
             quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
-            drift_ppm: 0,
             watch: WatchPlan::new(seed),
             delay: Delay {
                 min_us: pick(&mut chaos, &[50, 500, 2_000]),
@@ -192,14 +190,22 @@ impl Plan {
         plan
     }
 
-    pub fn quorum(&self) -> usize {
-        self.members / 2 + 1
-    }
     pub fn election_us(&self) -> u64 {
         self.tick_us * u64::from(self.election_ticks)
     }
     pub fn on(&self, fault: Fault) -> bool {
         self.faults.get(&fault).copied().unwrap_or(false)
+    }
+
+    /// How much faster or slower than true time a member's clock may go, in millionths.
+    pub fn drift_ppm(&self) -> u64 {
+        if self.on(Fault::ClockDriftWide) {
+            50_000
+        } else if self.on(Fault::ClockDrift) {
+            10_000
+        } else {
+            0
+        }
     }
 
     /// One line for a failure's report.

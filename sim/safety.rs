@@ -5,10 +5,12 @@
 //! that no promise leaves a member before the bytes behind it are synced. All of it is judged from
 //! what members write, send, apply and say, never from their own opinion of being right.
 
+use crate::conf::{Confs, is_quorum};
 use crate::trace::hash_bytes;
+use quorate::codec::raft::decode_conf_change;
 use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
 use quorate::types::{
-    Entry, EntryKind, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
+    ConfState, Entry, EntryKind, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
 };
 use quorate::wal::Record;
 use std::collections::BTreeMap;
@@ -121,7 +123,7 @@ struct Seen {
 }
 
 /// What a replica says of itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Said {
     pub term: Term,
     pub vote: NodeId,
@@ -129,11 +131,12 @@ pub struct Said {
     pub commit: LogIndex,
     pub applied: LogIndex,
     pub last: LogIndex,
+    pub conf: ConfState,
 }
 
 #[derive(Default)]
 pub struct Safety {
-    quorum: usize,
+    pub confs: Confs,
     leaders: BTreeMap<(GroupId, Term), NodeId>,
     committed: BTreeMap<GroupId, Vec<Committed>>,
     entries: BTreeMap<GroupId, BTreeMap<(LogIndex, Term), u64>>,
@@ -147,12 +150,12 @@ pub struct Safety {
 }
 
 impl Safety {
-    pub fn new(quorum: usize, groups: u64) -> Safety {
+    pub fn new(groups: u64, founders: &[NodeId]) -> Safety {
         // Every log is born at the boot point, which nobody applies.
         let born = Committed { term: BOOT_TERM, hash: 0 };
         let log = vec![born; BOOT_INDEX.0 as usize];
         let committed = (1..=groups).map(|g| (GroupId(g), log.clone())).collect();
-        Safety { quorum, committed, ..Safety::default() }
+        Safety { confs: Confs::new(groups, founders), committed, ..Safety::default() }
     }
 
     pub fn committed_index(&self, group: GroupId) -> LogIndex {
@@ -218,8 +221,15 @@ impl Safety {
 
     /// Entries on their way to a member's disk.
     pub fn on_append(&mut self, node: NodeId, group: GroupId, entries: &[Entry]) -> Checked {
+        let committed = self.committed_index(group);
         let known = self.entries.entry(group).or_default();
         for entry in entries {
+            if entry.kind == EntryKind::ConfChange
+                && entry.index > committed
+                && let Ok(change) = decode_conf_change(&entry.data)
+            {
+                self.confs.on_append(group, entry.index, change);
+            }
             let hash = entry_hash(entry);
             let old = *known.entry((entry.index, entry.term)).or_insert(hash);
             ensure!(
@@ -287,18 +297,20 @@ impl Safety {
                 log.len() + 1
             );
             log.push(Committed { term: entry.term, hash });
-            let holders = self
-                .durable
-                .values()
-                .filter(|m| m.get(&group).is_some_and(|l| l.holds(entry.index, entry.term)))
-                .count();
+            let durable = &self.durable;
+            let has = |id: NodeId| {
+                let log = durable.get(&id).and_then(|m| m.get(&group));
+                log.is_some_and(|l| l.holds(entry.index, entry.term))
+            };
             ensure!(
-                holders >= self.quorum,
+                self.confs.deciding(group, entry.index).any(|conf| is_quorum(conf, has)),
                 "committed-is-durable",
-                "group {group} index {} term {}: applied by {node}, synced on {holders} members",
+                "group {group} index {} term {}: applied by {node}, synced on no quorum of {:?}",
                 entry.index,
-                entry.term
+                entry.term,
+                self.confs.deciding(group, entry.index).collect::<Vec<_>>()
             );
+            self.confs.on_commit(group, entry.index);
             fresh.push(entry);
         }
         Ok(fresh)

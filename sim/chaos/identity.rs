@@ -1,5 +1,6 @@
 //! Identity: wiped disks, members of other clusters, and who may shake hands with whom.
 
+use crate::conf::is_quorum;
 use crate::faults::Fault;
 use crate::member;
 use crate::plan::MS;
@@ -8,14 +9,19 @@ use crate::world::{Event, World};
 use quorate::io::mem_disk::MemDisk;
 use quorate::node::Action;
 use quorate::transport::Refusal;
-use quorate::types::Incarnation;
+use quorate::types::{GroupId, Incarnation};
 
 impl World {
     /// A member's disk is replaced by an empty one. Only when every other member has bound its
     /// data directory, and only while a majority keeps its disks.
     pub(super) fn wipe(&mut self, m: usize) -> Checked {
-        let gone = self.slots.iter().filter(|s| s.wiped).count();
-        if gone + 1 > (self.plan.members - 1) / 2 || self.slots[m].live.is_none() {
+        let lost = |id| self.slots.iter().any(|s| s.node == id && (s.wiped || s.is_gone()));
+        let node = self.slots[m].node;
+        let borne = (1..=self.plan.groups).all(|g| {
+            let confs = self.safety.confs.active(GroupId(g));
+            confs.iter().all(|conf| is_quorum(conf, |id| id != node && !lost(id)))
+        });
+        if !borne || self.slots[m].live.is_none() {
             return Ok(());
         }
         let (node, incarnation) = (self.slots[m].node, self.slots[m].incarnation);
@@ -76,6 +82,12 @@ impl World {
         let processes = (self.slots[from].process, self.slots[to].process);
         if self.slots[to].live.is_some() && self.net.connected(from, to, processes) {
             return Ok(true);
+        }
+        if self.net.half_open(self.now_us, from, to) {
+            return Ok(true);
+        }
+        if self.net.is_deaf(self.now_us, to, processes.1) {
+            return Ok(false);
         }
         let pause = self.plan.tick_us;
         if !self.net.open(from, to)

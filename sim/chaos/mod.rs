@@ -7,8 +7,10 @@ mod identity;
 mod network;
 mod process;
 mod quorum;
+mod streams;
+mod time;
 
-use crate::faults::Act;
+use crate::faults::{Act, Fault};
 use crate::safety::Checked;
 use crate::world::{Event, World};
 use quorate::types::GroupId;
@@ -29,16 +31,29 @@ impl World {
         if !self.acting {
             return Ok(());
         }
+        if self.frozen_until_us > self.now_us {
+            self.at(self.frozen_until_us, Event::Nemesis);
+            return Ok(());
+        }
         let plan = self.plan.clone();
         let gap = self.nemesis.gap_us(&plan);
         self.after(gap, Event::Nemesis);
-        let act = self.nemesis.next(&plan);
+        let act = self.nemesis.next(&plan, self.slots.len());
         if self.phase.is_some() {
             return Ok(());
         }
         let Some(act) = act else { return Ok(()) };
         self.note(|| format!("nemesis: {act:?}"));
         self.carry_out(act)
+    }
+
+    /// The rest of an act that takes its time.
+    pub fn go_on(&mut self, act: Act) -> Checked {
+        // A peer that is silent is noticed in any case; nothing else disturbs a phase.
+        if self.acting && self.phase.is_none() || matches!(act, Act::Silence { .. }) {
+            return self.carry_out(act);
+        }
+        Ok(())
     }
 
     fn carry_out(&mut self, act: Act) -> Checked {
@@ -48,13 +63,31 @@ impl World {
             Act::OneWay { from, to } => self.cut_one_way(from, to),
             Act::IsolateLeader => self.isolate_leader(),
             Act::SlowLink { from, to } => self.slow_link(from, to),
+            Act::Minority { draw } => self.cut_off_minority(draw),
+            Act::Bridge { middle, side } => self.bridge(middle, side),
+            Act::Ring => self.ring(),
+            Act::GroupPartition { draw, side } => self.partition_group(draw, side),
+            Act::Flap { member, other, period_us, turns } => {
+                self.flap(member, other, period_us, turns);
+            }
+            Act::Swizzle { draw } => self.swizzle(draw),
+            Act::Clog { member, for_us } => self.clog(member, for_us),
+            Act::Reset { a, b } => self.reset(a, b),
+            Act::OneSideClosed { from, to } => self.close_one_side(from, to),
+            Act::HalfOpen { member, down_us } => self.half_open(member, down_us),
+            Act::DeafPeer { member, for_us } => self.deafen(member, for_us),
+            Act::Silence { member } => self.silence(member),
+            Act::LongPause { member, for_us } => self.pause(member, for_us, Fault::LongPause),
+            Act::FreezeAll { for_us } => self.freeze_all(for_us),
+            Act::StarveTicks { member, for_us } => self.starve_ticks(member, for_us),
+            Act::LeaderStall { for_us } => self.leader_stall(for_us),
             Act::Crash { member, down_us } => {
                 self.crash(member, down_us, crate::faults::Fault::Crash);
             }
             Act::CrashInWrite { member, after_ops, down_us } => {
                 self.crash_in_write(member, after_ops, down_us);
             }
-            Act::Pause { member, for_us } => self.pause(member, for_us),
+            Act::Pause { member, for_us } => self.pause(member, for_us, Fault::Pause),
             Act::Transfer { to } => self.transfer_to(to),
             Act::SlowDisk { member, for_us } => self.slow_disk(member, for_us),
             Act::DiskError { member, down_us } => self.disk_error(member, down_us),

@@ -2,18 +2,11 @@
 
 use crate::faults::Fault;
 use crate::safety::Checked;
-use crate::world::{Condition, Event, World};
+use crate::world::{Event, World};
 use quorate::node::{Action, Token};
 use quorate::types::GroupId;
 
 impl World {
-    pub(super) fn pause(&mut self, member: usize, for_us: u64) {
-        if self.slots[member].live.is_some() {
-            self.counters.fired(Fault::Pause);
-            self.slots[member].paused_until_us = self.now_us + for_us;
-        }
-    }
-
     pub(super) fn transfer_to(&mut self, to: usize) {
         let group = GroupId(1 + self.crashes.below(self.plan.groups));
         if let Some(leader) = self.leader_of(group)
@@ -52,11 +45,12 @@ impl World {
     pub fn restart(&mut self, m: usize) -> Checked {
         self.slots[m].restart_due = false;
         let slot = &self.slots[m];
-        if slot.live.is_some() || slot.condition == Condition::Gone {
+        if slot.live.is_some() || slot.is_gone() {
             return Ok(());
         }
-        if slot.restart_at_us > self.now_us {
-            let at = slot.restart_at_us;
+        let not_before_us = slot.restart_at_us.max(self.frozen_until_us);
+        if not_before_us > self.now_us {
+            let at = not_before_us;
             self.plan_restart(m, at);
             return Ok(());
         }

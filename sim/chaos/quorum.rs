@@ -1,41 +1,82 @@
 //! Quorum loss: as many members down as the cluster must bear, and one more.
 
 use super::Phase;
+use crate::conf::is_quorum;
 use crate::faults::Fault;
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
 use crate::world::{Condition, Event, World};
-use quorate::types::GroupId;
+use quorate::types::{ConfState, GroupId, NodeId};
+use std::collections::BTreeSet;
 
 impl World {
     pub(super) fn quorum_edge(&mut self, down_us: u64) {
+        let confs = self.active_confs();
+        let mut down = self.lost_for_ever();
+        if !confs.iter().all(|conf| is_quorum(conf, |id| !down.contains(&id))) {
+            return;
+        }
+        // As many as every group's configuration bears, a change in progress included.
+        for node in self.in_some_order() {
+            down.insert(node);
+            if !confs.iter().all(|conf| is_quorum(conf, |id| !down.contains(&id))) {
+                down.remove(&node);
+            }
+        }
         self.counters.fired(Fault::QuorumEdge);
-        let lost = (self.plan.members - 1) / 2;
-        self.begin_phase(Phase::Edge, lost, down_us);
+        self.begin_phase(Phase::Edge, &down, down_us);
     }
 
     pub(super) fn quorum_loss(&mut self, down_us: u64) {
+        let confs = self.active_confs();
+        let mut down = self.lost_for_ever();
+        // Until no group can decide anything, whichever configuration it acts on.
+        for node in self.in_some_order() {
+            let decides = |conf: &&ConfState| is_quorum(conf, |id| !down.contains(&id));
+            if confs.iter().filter(decides).any(|conf| votes(conf, node)) {
+                down.insert(node);
+            }
+        }
         self.counters.fired(Fault::QuorumLoss);
-        let lost = (self.plan.members - 1) / 2 + 1;
-        self.begin_phase(Phase::Loss, lost, down_us);
+        self.begin_phase(Phase::Loss, &down, down_us);
         self.history.quorum_lost(self.now_us);
     }
 
-    pub(super) fn begin_phase(&mut self, phase: Phase, lost: usize, down_us: u64) {
+    /// Every configuration that some group acts on, or will when a change comes through.
+    pub fn active_confs(&self) -> Vec<ConfState> {
+        (1..=self.plan.groups).flat_map(|g| self.safety.confs.active(GroupId(g))).collect()
+    }
+
+    pub fn lost_for_ever(&self) -> BTreeSet<NodeId> {
+        self.slots.iter().filter(|s| s.wiped || s.is_gone()).map(|s| s.node).collect()
+    }
+
+    /// Whether every configuration that is acted on has a quorum without these.
+    pub fn bears(&self, down: &BTreeSet<NodeId>) -> bool {
+        self.active_confs().iter().all(|conf| is_quorum(conf, |id| !down.contains(&id)))
+    }
+
+    /// The voters, beginning anywhere.
+    fn in_some_order(&mut self) -> Vec<NodeId> {
+        let confs = self.active_confs();
+        let mut nodes: Vec<NodeId> = self.slots.iter().map(|s| s.node).collect();
+        let first = self.crashes.below(nodes.len() as u64) as usize;
+        nodes.rotate_left(first);
+        nodes.retain(|node| confs.iter().any(|conf| votes(conf, *node)));
+        nodes
+    }
+
+    /// Takes `down` down and brings everybody else up.
+    pub(super) fn begin_phase(&mut self, phase: Phase, down: &BTreeSet<NodeId>, down_us: u64) {
         self.net.set_calm(true);
         self.phase = Some(phase);
         self.steady();
-        let gone = self.slots.iter().filter(|s| s.wiped).count();
-        let mut down = gone;
-        let first = self.crashes.below(self.slots.len() as u64) as usize;
         let for_us = self.phase_us(phase, down_us);
-        for i in 0..self.slots.len() {
-            let m = (first + i) % self.slots.len();
-            if self.slots[m].wiped {
+        for m in 0..self.slots.len() {
+            if self.slots[m].wiped || self.slots[m].is_gone() {
                 continue;
             }
-            if down < lost {
-                down += 1;
+            if down.contains(&self.slots[m].node) {
                 let fault =
                     if phase == Phase::Edge { Fault::QuorumEdge } else { Fault::QuorumLoss };
                 self.counters.mattered(fault);
@@ -71,14 +112,21 @@ impl World {
     /// Takes back what would keep a healthy member from serving.
     pub fn steady(&mut self) {
         let now = self.now_us;
+        self.frozen_until_us = self.frozen_until_us.min(now);
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
+            slot.stalled_until_us = slot.stalled_until_us.min(now);
+            slot.stall_us = None;
+            slot.starved_until_us = 0;
             slot.slow_until_us = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();
                 slot.disk.clear_crash_after();
             }
+        }
+        for m in 0..self.slots.len() {
+            self.wake(m);
         }
     }
 
@@ -112,4 +160,8 @@ impl World {
         self.net.set_calm(false);
         Ok(())
     }
+}
+
+fn votes(conf: &ConfState, node: NodeId) -> bool {
+    conf.voters.contains(&node) || conf.voters_outgoing.contains(&node)
 }

@@ -31,7 +31,8 @@ impl Leases {
     /// A TTL as the fastest clock allowed counts it.
     fn shortest_us(&self, ttl_seconds: i64) -> u64 {
         let ttl_us = u64::try_from(ttl_seconds).unwrap_or(0).saturating_mul(SECOND_US);
-        ttl_us - (u128::from(ttl_us) * u128::from(self.rules.drift_ppm) / 1_000_000) as u64
+        let fastest = 1_000_000 + u128::from(self.rules.drift_ppm);
+        (u128::from(ttl_us) * 1_000_000 / fastest) as u64
     }
 
     /// Until when a client may trust that the lease lives; `None` if none was told so.

@@ -112,11 +112,11 @@ impl Watcher {
     pub fn notice_us(&mut self) -> u64 {
         if self.rng.chance(1, 4) { self.rng.between(10_000, 3_000_000) } else { 300 }
     }
-    pub fn move_on(&mut self, members: usize) {
-        if members == 1 {
-            return;
+    pub fn move_on(&mut self, known: &[usize]) {
+        let others: Vec<usize> = known.iter().copied().filter(|m| *m != self.member).collect();
+        if !others.is_empty() {
+            self.member = others[self.rng.below(others.len() as u64) as usize];
         }
-        self.member = (self.member + 1 + self.rng.below(members as u64 - 1) as usize) % members;
     }
 
     fn key(&mut self) -> Bytes {

@@ -84,8 +84,11 @@ impl Client {
     }
 
     /// Tries another member.
-    pub fn move_on(&mut self, members: usize) {
-        self.member = (self.member + 1 + self.rng.below(members as u64 - 1) as usize) % members;
+    pub fn move_on(&mut self, known: &[usize]) {
+        let others: Vec<usize> = known.iter().copied().filter(|m| *m != self.member).collect();
+        if !others.is_empty() {
+            self.member = others[self.rng.below(others.len() as u64) as usize];
+        }
     }
 
     /// The newest header revision that was seen of a group.

@@ -93,7 +93,7 @@ impl Promises {
 
     fn shortest_us(&self, ttl_seconds: i64) -> u64 {
         let ttl_us = ttl_seconds.max(0) as u64 * 1_000_000;
-        ttl_us - ttl_us / 1_000_000 * self.drift_ppm
+        ttl_us * 1_000_000 / (1_000_000 + self.drift_ppm)
     }
 
     fn updated(&mut self, client: u64, group: GroupId, key: &Bytes, seen: i64) -> Checked {

@@ -150,8 +150,7 @@ impl World {
             self.clients[c].try_again(group, &open.call);
         }
         if matches!(answer, Answer::Failed { .. }) {
-            let members = self.plan.members;
-            self.clients[c].move_on(members);
+            self.move_on(c);
         }
         self.history.end(self.now_us, call, answer)?;
         if self.plan.pipeline == 1 {
@@ -169,8 +168,7 @@ impl World {
         let m = open.member;
         // Of several open calls the first that fails sends the client away.
         if self.clients[c].member == m {
-            let members = self.plan.members;
-            self.clients[c].move_on(members);
+            self.move_on(c);
         }
         if self.plan.pipeline == 1 {
             self.ask_later(c);
@@ -197,6 +195,16 @@ impl World {
             "member {m} group {group} at {applied}: leases {leases:?}, expected {expected:?}"
         );
         Ok(())
+    }
+
+    /// The client tries another member of those it knows of: all that have ever served.
+    fn move_on(&mut self, c: usize) {
+        let known = self.members_known();
+        self.clients[c].move_on(&known);
+    }
+
+    pub(super) fn members_known(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|m| !self.slots[*m].is_gone()).collect()
     }
 
     fn ask_later(&mut self, c: usize) {

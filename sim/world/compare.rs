@@ -144,7 +144,7 @@ impl World {
         };
         let had = left(self);
         let ttl_us = RUN_OUT_TTL_MAX as u64 * SECOND;
-        let drift_us = ttl_us / 1_000_000 * self.plan.drift_ppm;
+        let drift_us = ttl_us / 1_000_000 * self.plan.drift_ppm();
         let end = self.now_us + ttl_us + drift_us + self.bound_us();
         while left(self) > 0 {
             if self.now_us >= end {

@@ -1,7 +1,7 @@
 //! What can happen, and when: the items of the heap.
 
 use super::watches::Watching;
-use crate::faults::Fault;
+use crate::faults::{Act, Fault};
 use crate::history::{Answer, Call, CallId};
 use crate::member::Work;
 use quorate::multiraft::NodeMessage;
@@ -22,6 +22,8 @@ pub enum Event {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        /// The connection it was sent on.
+        stream: u64,
         /// The data directory of the process that sent it, and whether that is a wiped one.
         sender: (Incarnation, bool),
         what: Rc<NodeMessage>,
@@ -72,6 +74,14 @@ pub enum Event {
         call: CallId,
     },
     Nemesis,
+    /// Something the nemesis has begun goes on.
+    Act {
+        act: Act,
+    },
+    /// A process that stood still, or its core, goes on.
+    Wake {
+        m: usize,
+    },
     Restart {
         m: usize,
     },
@@ -119,7 +129,30 @@ impl Event {
             Event::Nemesis => (8, None),
             Event::Restart { .. } => (9, None),
             Event::EndOfPhase => (10, None),
-            Event::Watching(_) => (13, None),
+            Event::Act { .. } => (13, None),
+            Event::Wake { .. } => (14, None),
+            Event::Watching(_) => (15, None),
+        }
+    }
+
+    /// The member that it happens to, if that is a running process.
+    pub(super) fn member(&self) -> Option<usize> {
+        match self {
+            Event::Arrive { to, .. } => Some(*to),
+            other => other.place().1.map(|(m, _)| m),
+        }
+    }
+
+    /// Whether it needs the core, which stands still while its log is being synced.
+    pub(super) fn needs_core(&self) -> bool {
+        match self {
+            Event::Tick { .. }
+            | Event::Tell { .. }
+            | Event::Request { .. }
+            | Event::Refused { .. }
+            | Event::Arrive { .. } => true,
+            Event::Work { work, .. } => matches!(work, Work::WalSync | Work::Turn),
+            _ => false,
         }
     }
 }

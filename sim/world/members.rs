@@ -1,8 +1,9 @@
 //! Members: start, end, one turn, and what a turn wants done.
 
 use super::World;
+use super::clock;
 use super::event::Event;
-use super::slot::Condition;
+use super::slot::{Condition, Gone};
 use crate::faults::Fault;
 use crate::member::{Live, Work};
 use crate::plan::MS;
@@ -10,7 +11,7 @@ use crate::safety::{Checked, broken, ensure};
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::Role;
-use quorate::types::{EntryKind, GroupId, NodeId, StorageError};
+use quorate::types::{ClusterId, EntryKind, GroupId, NodeId, StorageError};
 use quorate::wal::Record;
 
 /// How often a member looks after watchers that no event wakes, as in production.
@@ -23,22 +24,34 @@ impl World {
     pub fn up(&self) -> Vec<usize> {
         (0..self.slots.len()).filter(|m| self.slots[*m].condition == Condition::Up).collect()
     }
-    pub fn index_of(&self, node: NodeId) -> Option<usize> {
-        self.slots.iter().position(|s| s.node == node)
+    /// The slot of a member of one cluster.
+    pub fn index_of(&self, cluster: ClusterId, node: NodeId) -> Option<usize> {
+        self.slots.iter().position(|s| s.node == node && s.birth.cluster == cluster)
     }
 
     /// Starts the member's process on whatever its disk holds.
     pub fn boot(&mut self, m: usize) -> Checked {
         self.processes += 1;
         let process = self.processes;
-        let peers: Vec<NodeId> = self.slots.iter().map(|s| s.node).collect();
         let slot = &mut self.slots[m];
         slot.process = process;
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
+        slot.stalled_until_us = 0;
+        slot.stall_us = None;
+        slot.starved_until_us = 0;
+        slot.parked.clear();
+        self.net.reborn(m);
+        let slot = &mut self.slots[m];
         slot.reads.clear();
-        let booted =
-            Live::boot(&self.plan, slot.node, &peers, slot.incarnation, &slot.disk, process);
+        if slot.clock.drifts() {
+            self.counters.fired(clock::drift_fault(&self.plan));
+        }
+        if self.plan.on(Fault::ClockOffset) {
+            self.counters.fired(Fault::ClockOffset);
+            self.counters.mattered(Fault::ClockOffset);
+        }
+        let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &slot.disk, process);
         let (live, found) = match booted {
             Ok(booted) => booted,
             Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
@@ -58,8 +71,12 @@ impl World {
         let found = found.logs;
         for (group, log) in &found {
             let Some(said) = self.live(m).said(*group) else { continue };
+            // Who has nobody to ask campaigns at once: its own vote is on the way to the disk.
+            let alone = said.conf.voters == [node] && !said.conf.is_joint();
+            let campaigns = alone && (said.term, said.vote) == (log.hard.term.next(), node);
             ensure!(
-                (said.last, said.term, said.vote) == (log.last(), log.hard.term, log.hard.vote),
+                said.last == log.last()
+                    && (campaigns || (said.term, said.vote) == (log.hard.term, log.hard.vote)),
                 "recovered-not-durable",
                 "member {m} group {group} starts with {said:?}; a power failure would leave the \
                  log to {} and {:?}",
@@ -88,7 +105,11 @@ impl World {
         // Whoever is connected learns of it, unless the link is cut.
         let node = slot.node;
         for other in 0..self.slots.len() {
-            if other != m && self.slots[other].live.is_some() && self.net.open(m, other) {
+            if other != m
+                && self.slots[other].live.is_some()
+                && self.net.open(m, other)
+                && !self.net.vanished(self.now_us, m)
+            {
                 let p = self.slots[other].process;
                 let action = Box::new(Action::PeerDown { peer: node });
                 self.after(500, Event::Tell { m: other, p, action });
@@ -108,7 +129,7 @@ impl World {
     /// moment later together with what else comes in until then.
     pub fn act(&mut self, m: usize, action: Action) -> Checked {
         let turn_us = self.plan.turn_us;
-        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+        let now_ms = self.slots[m].now_ms(self.now_us);
         let live = self.live(m);
         live.handle(now_ms, action);
         if turn_us == 0 {
@@ -240,7 +261,7 @@ impl World {
         );
         self.counters.mattered(Fault::Wipe);
         self.stop_process(m);
-        self.slots[m].condition = Condition::Gone;
+        self.slots[m].condition = Condition::Gone(Gone::Wiped);
         Ok(())
     }
 
@@ -284,11 +305,8 @@ impl World {
         self.note(|| format!("{m} stops while at {doing}: {error}"));
         self.slots[m].disk.clear_faults();
         // Either the machine goes down as well, or only the process ends and the system's cache
-        // stays, with whatever a failed sync has left in it. (The store does not bear the latter
-        // yet: SIMULATION.md, "Known gaps".)
-        let in_store = error.to_string().contains("snap/db");
+        // stays, with whatever a failed sync has left in it.
         match (fault, self.crashes.chance(1, 2)) {
-            (Fault::DiskError, _) if in_store => self.slots[m].disk.crash(),
             (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }

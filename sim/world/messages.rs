@@ -2,6 +2,7 @@
 
 use super::World;
 use super::event::{Event, Process};
+use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
 use crate::safety::{Checked, broken, ensure};
 use bytes::BytesMut;
@@ -13,7 +14,8 @@ use std::rc::Rc;
 impl World {
     pub(super) fn send(&mut self, from: usize, to: NodeId, message: NodeMessage) -> Checked {
         let node = self.slots[from].node;
-        let Some(to) = self.index_of(to) else {
+        let cluster = self.slots[from].birth.cluster;
+        let Some(to) = self.index_of(cluster, to) else {
             return broken("strange-address", format!("{node} sends to {to}"));
         };
         if let NodeMessage::Raft(messages) = &message {
@@ -29,6 +31,12 @@ impl World {
             }
         }
         let p = self.slots[from].process;
+        let (kept, full) = self.net.sift(self.now_us, from, to, message, &mut self.counters);
+        if full {
+            let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
+            self.after(200, Event::Tell { m: from, p, action });
+        }
+        let Some(message) = kept else { return Ok(()) };
         if !self.connect(from, to)? {
             let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
             self.after(200, Event::Tell { m: from, p, action });
@@ -49,8 +57,9 @@ impl World {
         let what = Rc::new(message);
         for flight in flights {
             let what = what.clone();
-            let copy = flight.copy;
-            self.at(flight.arrives_us, Event::Arrive { from, to, receiver, copy, sender, what });
+            let (copy, stream) = (flight.copy, flight.stream);
+            let event = Event::Arrive { from, to, receiver, copy, stream, sender, what };
+            self.at(flight.arrives_us, event);
         }
         Ok(())
     }
@@ -61,21 +70,22 @@ impl World {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        stream: u64,
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
     ) -> Checked {
-        self.trace.word((from * 8 + to) as u64);
+        self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
+            if self.net.vanished(self.now_us, to) {
+                self.counters.mattered(Fault::HalfOpen);
+            }
             return Ok(());
         }
-        if slot.paused_until_us > self.now_us {
-            // A frozen process' socket keeps what arrives.
-            let until = slot.paused_until_us;
-            self.at(until, Event::Arrive { from, to, receiver, copy, sender, what: what.clone() });
-            return Ok(());
-        }
-        if let Err(why) = self.net.arrives(from, to) {
+        // A late replay comes whatever became of the connection it was sent on.
+        if let Err(why) = self.net.arrives(from, to, stream)
+            && (copy != Some(Fault::LateReplay) || !self.net.open(from, to))
+        {
             self.counters.mattered(why);
             return Ok(());
         }

@@ -6,6 +6,7 @@
 //! clock moves only between events; nothing else is allowed to know the time.
 
 mod clients;
+pub mod clock;
 mod compare;
 mod event;
 mod members;
@@ -16,12 +17,12 @@ mod watches;
 pub use compare::Sampled;
 pub use event::{Event, Process};
 pub use members::UPKEEP_US;
-pub use slot::{Condition, Slot};
+pub use slot::{Condition, SLOTS_MAX, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History, LeaseRules};
 use crate::net::Net;
-use crate::plan::{MS, Plan};
+use crate::plan::Plan;
 use crate::runner::{self, Outcome};
 use crate::safety::{Checked, Safety, Violation};
 use crate::trace::Trace;
@@ -30,8 +31,8 @@ use crate::workload::{Client, Promises};
 use compare::HashKvs;
 use event::Item;
 use quorate::node::{Action, StopReason};
-use quorate::types::GroupId;
 use quorate::types::prng::Prng;
+use quorate::types::{GroupId, NodeId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,6 +81,10 @@ pub struct World {
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
+    /// How long everybody stood still since this was looked at last.
+    pub frozen_us: u64,
+    /// Until then everybody stands still, the nemesis and those who would start included.
+    pub frozen_until_us: u64,
     /// Clients begin no further calls.
     pub quiet: bool,
     /// The canary: the next successful write's revision is changed on its way to the client.
@@ -127,11 +132,12 @@ fn play_world(mut world: World) -> Outcome {
 impl World {
     pub fn new(plan: Plan, verbose: bool) -> World {
         let plan = Rc::new(plan);
-        let slots = (0..plan.members).map(|m| Slot::new(&plan, m)).collect();
+        let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
+        let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
         let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
         let mut history = History::new(plan.groups);
-        let (drift_ppm, grace_us) = (plan.drift_ppm, plan.election_us());
+        let (drift_ppm, grace_us) = (plan.drift_ppm(), plan.election_us());
         history.lease_rules(LeaseRules { drift_ppm, grace_us });
         history.quota = plan.quota_bytes > 0;
         if verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
@@ -144,9 +150,9 @@ impl World {
             slots,
             net: Net::new(&plan),
             history,
-            safety: Safety::new(plan.quorum(), plan.groups),
+            safety: Safety::new(plan.groups, &founders),
             clients,
-            promises: Promises::new(plan.drift_ppm),
+            promises: Promises::new(plan.drift_ppm()),
             watchers,
             streams: BTreeMap::new(),
             next_stream: 1,
@@ -170,6 +176,8 @@ impl World {
             foreign: BTreeMap::new(),
             transfer: None,
             acting: false,
+            frozen_us: 0,
+            frozen_until_us: 0,
             quiet: false,
             spoil: false,
             plan,
@@ -208,7 +216,12 @@ impl World {
         let gap = self.nemesis.gap_us(&self.plan);
         self.after(self.plan.election_us() * 3 + gap, Event::Nemesis);
         self.acting = true;
-        self.run_until(self.plan.chaos_us)?;
+        let mut end_us = self.plan.chaos_us;
+        while self.now_us < end_us {
+            self.run_until(end_us)?;
+            // While the whole world stood still there was no chaos.
+            end_us += std::mem::take(&mut self.frozen_us);
+        }
         self.acting = false;
         self.finale()
     }
@@ -247,27 +260,38 @@ impl World {
             if slot.process != p || slot.live.is_none() {
                 return Ok(());
             }
-            if slot.paused_until_us > self.now_us {
-                self.counters.mattered(Fault::Pause);
-                let until = slot.paused_until_us;
-                self.at(until, item.event);
-                return Ok(());
-            }
         }
+        let event = match item.event.member() {
+            Some(m) => match self.park(m, item.event) {
+                Some(event) => event,
+                None => return Ok(()),
+            },
+            None => item.event,
+        };
         self.trace.event(self.now_us, kind);
-        self.event(item.event)
+        self.event(event)
     }
 
     fn event(&mut self, event: Event) -> Checked {
         match event {
             Event::Tick { m, p } => {
                 self.trace.word(m as u64);
-                self.after(self.plan.tick_us, Event::Tick { m, p });
-                let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+                let slot = &self.slots[m];
+                let every_us = slot.clock.true_us(self.plan.tick_us);
+                let (now_ms, starved) =
+                    (slot.now_ms(self.now_us), slot.starved_until_us > self.now_us);
+                if slot.clock.drifts() {
+                    self.counters.mattered(clock::drift_fault(&self.plan));
+                }
+                self.after(every_us, Event::Tick { m, p });
+                if starved {
+                    self.counters.mattered(Fault::TickStarvation);
+                    return Ok(());
+                }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, sender, &what)
+            Event::Arrive { from, to, copy, stream, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, stream, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
@@ -284,6 +308,11 @@ impl World {
             Event::Reply { c, call, answer } => self.reply(c, call, *answer),
             Event::GiveUp { c, call } => self.give_up(c, call),
             Event::Nemesis => self.disturb(),
+            Event::Act { act } => self.go_on(act),
+            Event::Wake { m } => {
+                self.wake(m);
+                Ok(())
+            }
             Event::Restart { m } => self.restart(m),
             Event::EndOfPhase => self.end_phase(),
             Event::Watching(step) => self.watching(step),

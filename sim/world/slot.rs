@@ -1,26 +1,41 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
-use super::event::Process;
+use super::event::{Event, Process};
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
-use crate::member::Live;
+use crate::member::{Birth, CLUSTER, Live, Origin};
 use crate::plan::Plan;
+use crate::world::clock::Clock;
 use quorate::io::MemDisk;
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// Members of one seed at most, those that were removed included. The network has links for all.
+pub const SLOTS_MAX: usize = 9;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     Up,
     Down,
-    /// Its disk was wiped and it has been refused: it never comes back.
-    Gone,
+    /// It never comes back.
+    Gone(Gone),
+}
+
+/// Why a member is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Its disk was wiped and it has been refused.
+    Wiped,
+    /// The cluster has removed it, and it knows.
+    #[expect(dead_code, reason = "the acts that remove members come next")]
+    Removed,
 }
 
 /// One member: its disk outlives its processes.
 pub struct Slot {
+    pub birth: Birth,
     pub node: NodeId,
     pub disk: MemDisk,
     pub incarnation: Incarnation,
@@ -28,7 +43,18 @@ pub struct Slot {
     pub process: Process,
     pub live: Option<Live>,
     pub born_us: u64,
+    /// Its own clock: of this process, and not the world's.
+    pub clock: Clock,
     pub paused_until_us: u64,
+    pub paused_by: Fault,
+    /// Its log is being synced, and the core waits for it.
+    pub stalled_until_us: u64,
+    /// The next sync of its log takes this long.
+    pub stall_us: Option<u64>,
+    /// No tick reaches the core until then; everything else does.
+    pub starved_until_us: u64,
+    /// What happened to it while it stood still.
+    pub parked: Vec<Event>,
     pub slow_until_us: u64,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
@@ -41,22 +67,50 @@ pub struct Slot {
     pub reads: BTreeMap<CallId, (GroupId, Rc<Call>)>,
 }
 
+/// The id of a first member.
+pub fn founder(m: usize) -> NodeId {
+    NodeId(0x100 + m as u64 * 0x11)
+}
+
+/// The address at which slot `m` is found at first.
+pub fn first_url(m: usize) -> String {
+    format!("http://sim-{m}:2380")
+}
+
 impl Slot {
-    pub fn new(plan: &Plan, m: usize) -> Slot {
+    /// A first member of the seed's cluster.
+    pub fn founding(plan: &Plan, m: usize) -> Slot {
+        let members = (0..plan.members).map(|o| (founder(o), vec![first_url(o)])).collect();
+        let birth = Birth {
+            cluster: CLUSTER,
+            node: founder(m),
+            peer_urls: vec![first_url(m)],
+            origin: Origin::New { members },
+        };
+        Slot::new(plan, m, birth)
+    }
+
+    pub fn new(plan: &Plan, m: usize, birth: Birth) -> Slot {
         let mut ids = Prng::stream(plan.seed, "identities");
-        let node = NodeId(0x100 + m as u64 * 0x11);
         for _ in 0..m {
             ids.next_u64();
         }
         Slot {
-            node,
+            node: birth.node,
+            birth,
             disk: MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64)),
             incarnation: Incarnation(ids.next_u64() | 1),
             condition: Condition::Down,
             process: 0,
             live: None,
             born_us: 0,
+            clock: Clock::new(plan, m),
             paused_until_us: 0,
+            paused_by: Fault::Pause,
+            stalled_until_us: 0,
+            stall_us: None,
+            starved_until_us: 0,
+            parked: Vec::new(),
             slow_until_us: 0,
             wiped: false,
             sabotaged: None,
@@ -64,5 +118,9 @@ impl Slot {
             restart_due: false,
             reads: BTreeMap::new(),
         }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self.condition, Condition::Gone(_))
     }
 }

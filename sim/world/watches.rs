@@ -123,9 +123,9 @@ impl World {
 
     /// The client's end of a stream is gone; the member's may live on for a while.
     fn leave(&mut self, w: usize, stream: u64) {
-        let members = self.plan.members;
+        let known = self.members_known();
         self.watchers[w].stream = None;
-        self.watchers[w].move_on(members);
+        self.watchers[w].move_on(&known);
         if let Some(open) = self.streams.get_mut(&stream) {
             open.left = true;
         }
@@ -176,8 +176,8 @@ impl World {
     }
 
     fn dial_elsewhere(&mut self, w: usize) {
-        let members = self.plan.members;
-        self.watchers[w].move_on(members);
+        let known = self.members_known();
+        self.watchers[w].move_on(&known);
         self.after(REDIAL_US, Event::Watching(Watching::Dial { w }));
     }
 
@@ -198,11 +198,10 @@ impl World {
 
     fn watch_asked(&mut self, stream: u64, ask: Ask) -> Checked {
         let Some((m, group)) = self.stream_member(stream) else { return Ok(()) };
-        if self.slots[m].paused_until_us > self.now_us {
-            let until = self.slots[m].paused_until_us;
-            self.at(until, Event::Watching(Watching::Asked { stream, ask }));
+        let event = Event::Watching(Watching::Asked { stream, ask });
+        let Some(Event::Watching(Watching::Asked { ask, .. })) = self.park(m, event) else {
             return Ok(());
-        }
+        };
         self.trace.word(stream);
         self.trace.note(self.now_us, || format!("stream {stream} at {m}: {ask:?}"));
         let Some(room) = self.live(m).room(group) else { return Ok(()) };
@@ -221,7 +220,7 @@ impl World {
     }
 
     fn catch_up(&mut self, m: usize, group: GroupId) -> Checked {
-        let now_ms = (self.now_us - self.slots[m].born_us) / MS;
+        let now_ms = self.slots[m].now_ms(self.now_us);
         let live = self.live(m);
         let Some(view) = live.applier.view(group) else { return Ok(()) };
         for _ in 0..PASSES_MAX {
@@ -330,9 +329,7 @@ impl World {
 
     fn watch_taken(&mut self, id: u64) -> Checked {
         let Some((m, _)) = self.stream_member(id) else { return Ok(()) };
-        if self.slots[m].paused_until_us > self.now_us {
-            let until = self.slots[m].paused_until_us;
-            self.at(until, Event::Watching(Watching::Taken { stream: id }));
+        if self.park(m, Event::Watching(Watching::Taken { stream: id })).is_none() {
             return Ok(());
         }
         let stream = self.streams.get_mut(&id).expect("it was there");

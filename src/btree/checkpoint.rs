@@ -276,7 +276,7 @@ impl CheckpointJob {
                 Ok((Phase::SyncMeta(meta), true))
             }
             Phase::SyncMeta(meta) => {
-                store.pager.file.sync_data()?;
+                store.pager.file.sync_data().inspect_err(|_| store.note_doubt())?;
                 self.publish(store, meta);
                 Ok((Phase::Trim, true))
             }

@@ -52,6 +52,7 @@ pub struct Store(pub(super) Arc<StoreInner>);
 
 #[derive(Debug)]
 pub(super) struct StoreInner {
+    pub disk: Arc<dyn Disk>,
     pub pager: Pager,
     pub space: Mutex<Space>,
     pub epochs: Epochs,
@@ -79,6 +80,13 @@ impl StoreInner {
     }
     pub fn space(&self) -> MutexGuard<'_, Space> {
         self.space.lock().expect("no holder panics")
+    }
+    /// The newest meta page could not be synced. Whoever opens the store without a power failure
+    /// in between finds that page in the system's cache, marked clean, and nothing would ever
+    /// write it: this note makes `open` do it. It need not be durable, since after a power
+    /// failure the file is what it seems.
+    pub fn note_doubt(&self) {
+        note_doubt(&self.disk, self.pager.file.path());
     }
     /// The file is to be `pages` long: references up to there are plausible.
     pub fn note_length(&self, pages: u64) {
@@ -136,6 +144,17 @@ impl Store {
         Store::open_shaped(disk, path, options, Shape::DEFAULT)
     }
 
+    /// Opens somebody else's store, or a copy of one, to read it: nothing of it is changed, and
+    /// whoever tries gets an error of the disk.
+    pub fn open_to_read(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: StoreOptions,
+    ) -> Result<Store, StorageError> {
+        let file = disk.open(path, OpenMode::Read)?;
+        Store::open_file(disk, file, options, Shape::DEFAULT)
+    }
+
     pub(super) fn open_shaped(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -145,7 +164,32 @@ impl Store {
         let file = disk.open(path, OpenMode::ReadWrite)?;
         // A process that was killed may have left a checkpoint that only the system's cache has.
         // Whoever opens it builds on it at once (a log that starts behind it, for one).
-        file.sync_data()?;
+        let doubtful = disk.exists(&doubt_path(path))?;
+        file.sync_data().inspect_err(|_| note_doubt(&disk, path))?;
+        let store = Store::open_file(disk, file, options, shape)?;
+        if doubtful {
+            store.settle_doubt()?;
+        }
+        Ok(store)
+    }
+
+    /// Writes the newest meta page once more. All it refers to was synced before it was first
+    /// written, and nobody was told of it, so the state before it would do as well.
+    fn settle_doubt(&self) -> Result<(), StorageError> {
+        let (meta, pager, disk) = (self.0.state().meta.clone(), self.pager(), &self.0.disk);
+        pager.file.write_at(&[&meta.encode()], meta.page() * PAGE_BYTES as u64)?;
+        pager.file.sync_data()?;
+        let note = doubt_path(self.path());
+        disk.unlink(&note)?;
+        disk.sync_dir(note.parent().unwrap_or(Path::new(".")))
+    }
+
+    fn open_file(
+        disk: Arc<dyn Disk>,
+        file: Arc<dyn File>,
+        options: StoreOptions,
+        shape: Shape,
+    ) -> Result<Store, StorageError> {
         let pages = file.len()? / PAGE_BYTES as u64;
         let (newest, older) = read_metas(&*file, pages)?;
         let pager = Pager {
@@ -168,6 +212,7 @@ impl Store {
         };
         let state = State { meta: newest.clone(), catalogue, older_metas };
         Ok(Store(Arc::new(StoreInner {
+            disk,
             pager,
             epochs: Epochs::new(newest.checkpoint),
             in_use: AtomicU64::new(newest.used.saturating_mul(PAGE_BYTES as u64)),
@@ -263,6 +308,19 @@ impl Store {
     pub fn verify(&self) -> Result<VerifyReport, StorageError> {
         verify::verify(&self.0)
     }
+}
+
+/// Where `StoreInner::note_doubt` leaves its note: an empty file.
+fn doubt_path(path: &Path) -> PathBuf {
+    let mut note = path.as_os_str().to_owned();
+    note.push(".unsynced");
+    PathBuf::from(note)
+}
+
+fn note_doubt(disk: &Arc<dyn Disk>, path: &Path) {
+    // The member stops in any case. A disk that refuses this as well is one on which nothing can
+    // be opened for writing either.
+    let _ = disk.open(&doubt_path(path), OpenMode::CreateNew);
 }
 
 /// The valid metas, the newest first.

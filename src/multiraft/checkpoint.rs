@@ -9,13 +9,14 @@
 //! The log may be freed up to the *older* of the store's two valid metas: if the newest one turns
 //! out damaged, the older one and the log behind it still make the whole state.
 
-use super::apply::{AppliedBatch, Applier, Pressure};
+use super::apply::{AppliedBatch, Applier, GroupState, Pressure};
 use super::meta::GroupMeta;
 use super::root::ROOT_TREE;
 use crate::btree::{CheckpointDone, CheckpointJob, TreeKind};
 use crate::types::message::SnapshotMeta;
-use crate::types::{GroupId, LogIndex, StorageError, limits};
+use crate::types::{ConfState, GroupId, LogIndex, NodeId, StorageError, Term, limits};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// When a checkpoint is due.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +131,25 @@ impl Applier {
             held.push((group, GroupMeta::decode(&bytes, &self.path)?.applied));
         }
         Ok(CheckpointOutcome { held, durable, pressure: self.pressure() })
+    }
+
+    /// Makes `node` the only member and the only voter of every group. What this returns, per
+    /// group the entry that its log must begin behind, is to be written into the log after a
+    /// checkpoint; until then `GroupMeta::installed` says so to boot.
+    pub fn stand_alone(
+        &mut self,
+        node: NodeId,
+    ) -> Result<Vec<(GroupId, LogIndex, Term)>, StorageError> {
+        assert!(self.root.members.contains_key(&node), "a member stands alone");
+        Arc::make_mut(&mut self.root).keep_only(&mut self.root_tree, node)?;
+        self.unsaved_entries += 1;
+        let alone = |(&group, state): (&GroupId, &mut GroupState)| {
+            let meta = &mut state.meta;
+            meta.conf = ConfState::of_voters(vec![node]);
+            meta.installed = (meta.applied, meta.term);
+            (group, meta.applied, meta.term)
+        };
+        Ok(self.groups.iter_mut().map(alone).collect())
     }
 
     /// Takes over a fetched state, unless the group already has it or a newer one. A checkpoint

@@ -197,6 +197,16 @@ impl RootState {
         Ok(Ok(()))
     }
 
+    /// Leaves `id` as the only member, a voter; the others count as removed. For the operator
+    /// who has lost them for good.
+    pub fn keep_only(&mut self, tree: &mut Tree, id: NodeId) -> Result<(), StorageError> {
+        let others: Vec<NodeId> = self.members.keys().copied().filter(|m| *m != id).collect();
+        for other in others {
+            self.apply(tree, RootChange::Remove(other))?;
+        }
+        self.apply(tree, RootChange::Promote(id))
+    }
+
     /// Reads the membership back from its tree.
     pub fn load(tree: &Tree) -> Result<RootState, StorageError> {
         let mut root = RootState::default();

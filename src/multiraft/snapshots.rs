@@ -132,7 +132,7 @@ impl SnapshotServer {
 
 /// The items after `cursor`, about `bytes_max` of them and at least one, and whether they are
 /// the last.
-fn read_chunk(
+pub fn read_chunk(
     pin: &Pin,
     cursor: Option<&(u8, Bytes)>,
     bytes_max: usize,

@@ -38,6 +38,13 @@ impl HashRing {
         push(&mut self.recent, (index, hash), RECENT_MAX);
     }
 
+    /// The same state at `index` of another log: what earlier indexes meant is forgotten.
+    pub fn rebase(&mut self, index: LogIndex) {
+        let hash = self.current();
+        self.recent = VecDeque::from([(index, hash)]);
+        self.sampled.clear();
+    }
+
     pub fn at(&self, index: LogIndex) -> Option<u64> {
         let find = |ring: &VecDeque<(LogIndex, u64)>| {
             ring.binary_search_by_key(&index, |pair| pair.0).ok().map(|at| ring[at].1)

@@ -224,6 +224,14 @@ impl Keyspace {
         self.want_prev_kv = wanted;
     }
 
+    /// The same keys, revisions, leases and alarms at the beginning of another log: a restored
+    /// keyspace counts entries anew.
+    pub fn rebase(&mut self, index: LogIndex, term: Term) {
+        self.state.applied = index;
+        self.state.applied_term = term;
+        self.state.hashes.rebase(index);
+    }
+
     /// A view of everything applied so far. Cheap, but the next write copies the tree path it
     /// changes: take one per applied batch rather than one per command.
     pub fn view(&self) -> KeyspaceView {

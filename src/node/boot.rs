@@ -35,7 +35,7 @@
 
 use super::core::{Core, CoreConfig, GroupStart};
 use super::member::Member;
-use crate::btree::{CheckpointDone, Step, Store, StoreIdentity, StoreOptions, TreeKind};
+use crate::btree::{CheckpointDone, Store, StoreIdentity, StoreOptions, TreeKind, View};
 use crate::io::Disk;
 use crate::multiraft::apply::Applier;
 use crate::multiraft::checkpoint::CheckpointPolicy;
@@ -50,6 +50,7 @@ use crate::types::{
     StorageError, Term, limits,
 };
 use crate::wal::{Batch, GroupLog, Record, Wal, WalIdentity, WalOptions};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -147,6 +148,15 @@ pub enum BootError {
     LogMissing {
         path: PathBuf,
     },
+    /// The member of this directory was removed from its cluster.
+    NotAMember {
+        path: PathBuf,
+        node: NodeId,
+    },
+    /// A restore was cut short: what is there is a part of a state.
+    RestoreUnfinished {
+        path: PathBuf,
+    },
     /// The store knows a group and the log does not.
     GroupMissing {
         group: GroupId,
@@ -192,6 +202,14 @@ impl fmt::Display for BootError {
             BootError::LogMissing { path } => {
                 write!(f, "the store holds data, but there is no log in {}", path.display())
             }
+            BootError::NotAMember { path, node } => {
+                write!(f, "{}: member {node} is no member of its cluster any more", path.display())
+            }
+            BootError::RestoreUnfinished { path } => write!(
+                f,
+                "{} is what a restore left that was cut short: restore once more",
+                path.display()
+            ),
             BootError::GroupMissing { group } => {
                 write!(f, "group {group} is in the store and not in the log; {REMEDY}")
             }
@@ -227,6 +245,10 @@ pub fn boot(disk: Arc<dyn Disk>, config: BootConfig) -> Result<Member, BootError
     let member_dir = config.data_dir.join("member");
     disk.create_dir_all(&member_dir.join("snap"))?;
     let lock = disk.lock(&member_dir.join("lock"))?;
+    let unfinished = restoring_path(&store_path);
+    if disk.exists(&unfinished)? {
+        return Err(BootError::RestoreUnfinished { path: unfinished });
+    }
     let whole = disk.exists(&store_path)? && Wal::exists(disk.as_ref(), &wal_path)?;
     let (wal, logs) = if whole {
         Wal::open(disk.clone(), &wal_path, config.wal)?
@@ -359,12 +381,20 @@ fn found_store(
             GroupMeta { applied: birth.0, term: birth.1, conf: conf.clone(), installed: birth };
         metas.insert(group, meta.encode());
     }
-    let mut job = store.begin_checkpoint(trees, metas);
-    loop {
-        if let Step::Done(done) = job.step()? {
-            return Ok(done);
-        }
-    }
+    run_checkpoint(store, trees, metas)
+}
+
+pub(super) fn run_checkpoint(
+    store: &Store,
+    trees: Vec<(GroupId, TreeKind, View)>,
+    metas: BTreeMap<GroupId, Bytes>,
+) -> Result<CheckpointDone, StorageError> {
+    store.begin_checkpoint(trees, metas).run()
+}
+
+/// What the store is called until its restore is complete.
+pub(super) fn restoring_path(store_path: &Path) -> PathBuf {
+    store_path.with_file_name("db.restoring")
 }
 
 fn recover(

@@ -30,12 +30,15 @@ mod mailbox;
 pub mod member;
 pub mod membership;
 mod metrics;
+pub mod portable;
 pub mod quota;
 pub mod reads;
 mod requests;
+pub mod restore;
 pub mod shared;
 pub mod shell;
 pub mod streams;
+pub mod survivor;
 pub mod watching;
 
 #[cfg(test)]
@@ -47,4 +50,6 @@ pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
 pub use handle::NodeHandle;
 pub use member::Member;
 pub use membership::MembershipChange;
+pub use portable::{SnapshotReader, SnapshotWriter};
+pub use restore::{RestoreConfig, RestoreError, RestoreSource, StoreSource, restore};
 pub use watching::{WatchRoom, WatchStream};

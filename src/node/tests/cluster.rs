@@ -59,10 +59,9 @@ pub fn group_ids(n: u64) -> Vec<GroupId> {
 }
 
 impl Cluster {
-    /// `n` members with `groups` groups, all started.
-    pub fn new(n: u64, groups: u64, tune: fn(&mut BootConfig)) -> Cluster {
-        let (cluster, rows) = founders(n);
-        let mut this = Cluster {
+    /// Nobody yet.
+    pub fn empty(tune: fn(&mut BootConfig)) -> Cluster {
+        Cluster {
             nodes: BTreeMap::new(),
             now_ms: 0,
             answers: BTreeMap::new(),
@@ -70,7 +69,13 @@ impl Cluster {
             cut: BTreeSet::new(),
             next_token: 1,
             tune,
-        };
+        }
+    }
+
+    /// `n` members with `groups` groups, all started.
+    pub fn new(n: u64, groups: u64, tune: fn(&mut BootConfig)) -> Cluster {
+        let (cluster, rows) = founders(n);
+        let mut this = Cluster::empty(tune);
         for (at, row) in rows.iter().enumerate() {
             let founding = Founding::New { members: rows.clone(), groups: group_ids(groups) };
             this.add(row.id, cluster, founding, at as u64 + 1);
@@ -79,13 +84,25 @@ impl Cluster {
     }
 
     pub fn add(&mut self, id: NodeId, cluster: ClusterId, founding: Founding, seed: u64) {
+        self.add_on(MemDisk::new(seed), id, cluster, founding, seed);
+    }
+
+    /// A member on whatever `disk` holds.
+    pub fn add_on(
+        &mut self,
+        disk: MemDisk,
+        id: NodeId,
+        cluster: ClusterId,
+        founding: Founding,
+        seed: u64,
+    ) {
         let mut core = CoreConfig::new(cluster, id, Incarnation(0x1000 + seed), 0x9_0000 * seed);
         core.name = format!("n{seed}");
         let mut config = BootConfig::new("/data", core, founding);
         config.wal.segment_bytes = 256 << 10;
         (self.tune)(&mut config);
         let node = Node {
-            disk: Arc::new(MemDisk::new(seed)),
+            disk: Arc::new(disk),
             member: None,
             config,
             boots: 0,

@@ -2,4 +2,5 @@
 
 mod boots;
 mod cluster;
+mod restores;
 mod stories;

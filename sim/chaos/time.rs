@@ -1,0 +1,70 @@
+//! Time: processes that stand still, cores that miss their ticks, logs whose sync takes a minute.
+//!
+//! What must hold: a member that was away serves nothing stale and leads nobody when it is back
+//! (`linearizable-read`, `election-safety` and the rest see to that); while the log of one leader
+//! stalls, every group is served by the others.
+
+use super::Phase;
+use crate::faults::Fault;
+use crate::net::SILENCE_US;
+use crate::world::{Event, World};
+use quorate::types::GroupId;
+
+impl World {
+    pub(super) fn pause(&mut self, member: usize, for_us: u64, fault: Fault) {
+        if self.slots[member].live.is_none() {
+            return;
+        }
+        self.counters.fired(fault);
+        self.stand_still(member, for_us, fault);
+        if for_us > SILENCE_US {
+            self.take_nothing(member, for_us, fault);
+        }
+    }
+
+    fn stand_still(&mut self, member: usize, for_us: u64, fault: Fault) {
+        let until_us = self.now_us + for_us;
+        self.slots[member].paused_until_us = until_us;
+        self.slots[member].paused_by = fault;
+        self.at(until_us, Event::Wake { m: member });
+    }
+
+    /// Every process stands still at once, as when the machine under all of them is frozen: nobody
+    /// sees anything but that it is later than thought.
+    pub(super) fn freeze_all(&mut self, for_us: u64) {
+        self.counters.fired(Fault::FreezeAll);
+        for member in self.up() {
+            self.stand_still(member, for_us, Fault::FreezeAll);
+        }
+        self.frozen_until_us = self.now_us + for_us;
+        self.frozen_us += for_us;
+    }
+
+    pub(super) fn starve_ticks(&mut self, member: usize, for_us: u64) {
+        self.counters.fired(Fault::TickStarvation);
+        self.slots[member].starved_until_us = self.now_us + for_us;
+    }
+
+    /// The leader's log stalls, and nobody else's. Its core waits for the sync, so that it neither
+    /// ticks nor answers meanwhile; the others must take over.
+    pub(super) fn leader_stall(&mut self, for_us: u64) {
+        let group = GroupId(1 + self.crashes.below(self.plan.groups));
+        let Some(leader) = self.leader_of(group) else { return };
+        let gone = self.lost_for_ever();
+        let mut away = gone.clone();
+        away.insert(self.slots[leader].node);
+        if !self.bears(&away) {
+            return;
+        }
+        self.counters.fired(Fault::LeaderStall);
+        self.begin_phase(Phase::Edge, &gone, 0);
+        self.slots[leader].stall_us = Some(for_us);
+    }
+
+    /// The sync that begins now takes that long.
+    pub fn stall(&mut self, m: usize, for_us: u64) {
+        self.note(|| format!("{m}: the sync of its log takes {for_us} us"));
+        self.slots[m].stalled_until_us = self.now_us + for_us;
+        self.after(for_us, Event::Wake { m });
+    }
+}

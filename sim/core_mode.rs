@@ -1,0 +1,158 @@
+//! The core mode: a quorum heals, and everything else stays broken for ever.
+//!
+//! After the chaos and before the last healing a seed may have this stretch. A random quorum of
+//! the members is whole again and connected; each of the others keeps one fault that nobody ever
+//! repairs: it is down, or stands still, or reaches nobody, or is heard by nobody, or hears
+//! nobody, or reaches a single member of the core. Healing everything first, as the usual end of a
+//! seed does, would hide a cluster that livelocks because of one bad cable.
+//!
+//! Demanded: within the bound every group answers, and every member of the core applies all that
+//! is committed. Nothing is demanded of the rest, but that the safety rules hold.
+
+use crate::faults::Fault;
+use crate::safety::{Checked, broken};
+use crate::world::{Event, World};
+use quorate::types::GroupId;
+use quorate::types::prng::Prng;
+
+/// Both ways with one member of the core and nobody else. Such a member may stay the leader, with
+/// that friend as its majority; who of the core does not reach it is then refused as a candidate,
+/// since the friend hears a leader. The service goes on, which is all that Raft promises there.
+const ONE_FRIEND: u64 = 4;
+
+impl World {
+    pub fn core_mode(&mut self) -> Checked {
+        if !self.plan.on(Fault::CoreOnly) {
+            return Ok(());
+        }
+        let mut rng = Prng::stream(self.plan.seed, "core-mode");
+        let mut away = self.lost_for_ever();
+        let mut order: Vec<(u64, usize)> = (0..self.slots.len())
+            .filter(|m| !away.contains(&self.slots[*m].node))
+            .map(|m| (rng.next_u64(), m))
+            .collect();
+        order.sort_unstable();
+        let (mut core, mut rest) = (Vec::new(), Vec::new());
+        for (_, m) in order {
+            let node = self.slots[m].node;
+            away.insert(node);
+            if self.bears(&away) {
+                rest.push(m);
+            } else {
+                away.remove(&node);
+                core.push(m);
+            }
+        }
+        if rest.is_empty() || core.is_empty() {
+            return Ok(());
+        }
+        let (core, rest) = (&core, &rest);
+        self.note(|| format!("the core {core:?} heals, {rest:?} stay broken for ever"));
+        self.heal_all()?;
+        let mut may_lead = false;
+        for m in rest {
+            self.counters.fired(Fault::CoreOnly);
+            let kind = rng.below(6);
+            may_lead |= kind == ONE_FRIEND;
+            self.break_for_ever(*m, kind, core[0]);
+        }
+        self.core_serves()?;
+        if !may_lead {
+            self.core_converges(core)?;
+        }
+        for m in rest {
+            self.slots[*m].paused_until_us = self.slots[*m].paused_until_us.min(self.now_us);
+            self.wake(*m);
+        }
+        for c in 0..self.clients.len() {
+            let think = self.clients[c].think_us(&self.plan);
+            self.after(think, Event::Ask { c });
+        }
+        Ok(())
+    }
+
+    fn break_for_ever(&mut self, m: usize, kind: u64, friend: usize) {
+        // Without the pre-vote a member that hears nobody and is heard raises the term for ever:
+        // the paper's known disruption, which the pre-vote is for.
+        let kind = if kind == 2 && !self.plan.pre_vote { 1 } else { kind };
+        self.note(|| format!("{m} stays broken: kind {kind}"));
+        match kind {
+            0 => {
+                if self.slots[m].live.is_some() {
+                    self.crash_disk(m);
+                    self.stop_process(m);
+                }
+                return;
+            }
+            5 => {
+                self.slots[m].paused_until_us = u64::MAX;
+                self.slots[m].paused_by = Fault::CoreOnly;
+                return;
+            }
+            _ => {}
+        }
+        for other in (0..self.slots.len()).filter(|o| *o != m) {
+            let (hears, heard) = match kind {
+                1 => (false, false),
+                2 => (false, true),
+                3 => (true, false),
+                _ => (other == friend, other == friend),
+            };
+            if !hears {
+                self.net.cut(other, m, Fault::CoreOnly);
+            }
+            if !heard {
+                self.net.cut(m, other, Fault::CoreOnly);
+            }
+        }
+    }
+
+    fn core_serves(&mut self) -> Checked {
+        self.phase_began_us = self.now_us;
+        self.phase_acks.clear();
+        // A client may try each broken member in turn before it finds the core.
+        let end = self.now_us + self.bound_us() + 4 * self.plan.timeout_us;
+        let groups = self.plan.groups;
+        let all = |w: &World| {
+            (1..=groups).all(|g| w.phase_acks.get(&GroupId(g)).is_some_and(|n| *n >= 3))
+        };
+        if !self.run_to(end, all)? {
+            let acks = &self.phase_acks;
+            return broken("no-service", format!("the core alone has answered {acks:?}"));
+        }
+        Ok(())
+    }
+
+    fn core_converges(&mut self, core: &[usize]) -> Checked {
+        self.quiet = true;
+        let end = self.now_us + self.bound_us();
+        let groups = self.plan.groups;
+        let even = |w: &World| {
+            w.clients.iter().all(|c| c.open.is_empty())
+                && core.iter().all(|m| {
+                    w.slots[*m].live.as_ref().is_some_and(|live| {
+                        (1..=groups).map(GroupId).all(|group| {
+                            live.applied(group) == w.safety.committed_index(group)
+                                && live.said(group).is_some_and(|s| s.commit == s.last)
+                        })
+                    })
+                })
+        };
+        if !self.run_to(end, even)? {
+            let state: Vec<String> = core
+                .iter()
+                .flat_map(|m| (1..=groups).map(move |g| (*m, GroupId(g))))
+                .map(|(m, group)| {
+                    let live = self.slots[m].live.as_ref();
+                    let said = live.and_then(|l| l.said(group));
+                    let applied = live.map(|l| l.applied(group));
+                    format!("{m} g{group} applied {applied:?} {said:?}")
+                })
+                .collect();
+            let detail = format!("the core does not agree:\n  {}", state.join("\n  "));
+            return broken("not-converged", detail);
+        }
+        self.quiet = false;
+        Ok(())
+    }
+}
