@@ -13,7 +13,6 @@ use crate::faults::Fault;
 use crate::safety::{Checked, broken};
 use crate::world::{Event, World};
 use quorate::types::GroupId;
-use quorate::types::prng::Prng;
 
 /// Both ways with one member of the core and nobody else. Such a member may stay the leader, with
 /// that friend as its majority; who of the core does not reach it is then refused as a candidate,
@@ -25,7 +24,7 @@ impl World {
         if !self.plan.on(Fault::CoreOnly) {
             return Ok(());
         }
-        let mut rng = Prng::stream(self.plan.seed, "core-mode");
+        let mut rng = self.plan.stream("core-mode");
         let mut away = self.lost_for_ever();
         let mut order: Vec<(u64, usize)> = (0..self.slots.len())
             .filter(|m| !away.contains(&self.slots[*m].node))

@@ -5,6 +5,8 @@
 //! was refused. A fault that fires often and never matters tests nothing.
 
 use crate::plan::{MS, Plan, SECOND};
+use crate::seed;
+use crate::text::{Field, field, field_of, parts};
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -68,6 +70,8 @@ faults! {
     ForeignPeer "foreign-peer",
 }
 
+field_of!(Fault, Fault::ALL);
+
 impl Fault {
     /// Whether the nemesis does it. The others are properties of links, crashes and clocks.
     pub fn is_act(self) -> bool {
@@ -117,6 +121,28 @@ impl Counters {
     }
 }
 
+/// The acts, and how they are read from a tape. Fields are numbers, or what else `text::Field` reads.
+macro_rules! acts {
+    ($(#[$meta:meta])* pub enum Act {
+        $($(#[$about:meta])* $variant:ident $({ $($field:ident: $type:ty),* $(,)? })?,)*
+    }) => {
+        $(#[$meta])*
+        pub enum Act { $($(#[$about])* $variant $({ $($field: $type),* })?,)* }
+        impl Field for Act {
+            fn read(text: &str) -> Option<Act> {
+                let (name, _fields) = parts(text)?;
+                match name {
+                    $(stringify!($variant) => Some(Act::$variant $({
+                        $($field: field(&_fields, stringify!($field))?),*
+                    })?),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+acts! {
 /// What the nemesis wants to happen next. The world carries it out, or not when it may not: a
 /// crash of a member that is down already is no crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +259,7 @@ pub enum Act {
         for_us: u64,
     },
 }
+}
 
 /// A time between two bounds, each doubling as likely as the next.
 fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
@@ -241,8 +268,10 @@ fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
     (base + (draw >> 8) % base).min(high)
 }
 
-/// Draws acts from the faults that are on.
+/// Draws acts from the faults that are on. Each turn draws from a place of its own.
 pub struct Nemesis {
+    key: u64,
+    turns: u64,
     rng: Prng,
     choices: Vec<Fault>,
 }
@@ -250,7 +279,15 @@ pub struct Nemesis {
 impl Nemesis {
     pub fn new(plan: &Plan) -> Nemesis {
         let choices = Fault::ALL.iter().copied().filter(|f| f.is_act() && plan.on(*f)).collect();
-        Nemesis { rng: Prng::stream(plan.seed, "nemesis"), choices }
+        Nemesis { key: plan.name.key("nemesis"), turns: 0, rng: plan.stream("nemesis"), choices }
+    }
+
+    /// Goes on to the next turn; the number that its details are drawn from.
+    pub fn turn(&mut self) -> u64 {
+        self.turns += 1;
+        let word = seed::at(self.key, self.turns);
+        self.rng = Prng::new(word);
+        word
     }
 
     /// How long until the next act.

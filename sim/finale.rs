@@ -49,6 +49,7 @@ impl World {
 
     pub fn heal_all(&mut self) -> Checked {
         self.note(|| "everything heals".to_owned());
+        self.crashes = self.plan.stream("crashes-finale");
         if self.phase.take().is_some() {
             self.history.quorum_back();
         }

@@ -19,9 +19,12 @@ mod member;
 mod model;
 mod net;
 mod plan;
-mod runner;
+mod run;
 mod safety;
+mod seed;
 mod swarm;
+mod tape;
+mod text;
 mod trace;
 mod watch;
 mod wgl;
@@ -31,5 +34,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main()
+    run::main()
 }

@@ -14,6 +14,8 @@ pub use session::SILENCE_US;
 
 use crate::faults::{Counters, Fault};
 use crate::plan::{Delay, MS, Plan, SECOND};
+use crate::seed;
+use crate::tape::{Decision, Fate, Fates, Moment, Script};
 use crate::world::SLOTS_MAX;
 use quorate::multiraft::NodeMessage;
 use quorate::types::prng::Prng;
@@ -42,6 +44,8 @@ struct Link {
     clogged: Option<Clog>,
     /// Nothing on this link arrives before what was sent earlier.
     busy_until_us: u64,
+    /// The newest message's time, and its number among those of that time.
+    newest: Moment,
     /// Counts the connections that were reset; what was sent on an earlier one is lost.
     stream: u64,
     /// What the newest reset was done by.
@@ -74,12 +78,13 @@ pub struct Net {
     drop_one_in: u64,
     duplicate_one_in: u64,
     replay_one_in: u64,
+    delays_key: u64,
+    faults_key: u64,
+    classes_key: u64,
+    fates: Fates,
     /// Of this class one in so many is lost.
     drop_class: Option<(Class, u64)>,
     outbox: OutboxBounds,
-    delays: Prng,
-    faults: Prng,
-    classes: Prng,
     /// Ends of the chaos: links are then open, in order and without loss.
     calm: bool,
 }
@@ -96,9 +101,9 @@ pub struct Flight {
 }
 
 impl Net {
-    pub fn new(plan: &Plan) -> Net {
-        let mut shape = Prng::stream(plan.seed, "net-shape");
-        let mut more = Prng::stream(plan.seed, "net-more");
+    pub fn new(plan: &Plan, script: Option<&Script>, keep: bool) -> Net {
+        let mut shape = plan.stream("net-shape");
+        let mut more = plan.stream("net-more");
         let class = Class::ALL[more.below(Class::ALL.len() as u64) as usize];
         let class_one_in = [1, 2, 5][more.below(3) as usize];
         let outbox = OutboxBounds {
@@ -118,11 +123,15 @@ impl Net {
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
             replay_one_in: rate(Fault::LateReplay, &[50, 200, 1_000]),
+            delays_key: plan.name.key("net-delays"),
+            faults_key: plan.name.key("net-faults"),
+            classes_key: plan.name.key("net-classes"),
+            fates: match script {
+                Some(script) => Fates::Told(script.fates.clone()),
+                None => Fates::Drawn(keep.then(Vec::new)),
+            },
             drop_class: plan.on(Fault::DropClass).then_some((class, class_one_in)),
             outbox,
-            delays: Prng::stream(plan.seed, "net-delays"),
-            faults: Prng::stream(plan.seed, "net-faults"),
-            classes: Prng::stream(plan.seed, "net-classes"),
             calm: false,
         }
     }
@@ -186,22 +195,59 @@ impl Net {
     pub fn open(&self, from: usize, to: usize) -> bool {
         self.links[self.at(from, to)].cut.is_none()
     }
-    fn draw_delay(&mut self, slow: bool) -> u64 {
+    /// A message's usual delay. A slow link is slow for everything.
+    fn usual_us(&self, noise: &mut Prng, slow: bool) -> u64 {
         let delay = self.delay;
         // Two uniform draws multiplied: a cheap skewed distribution with the wanted mean.
-        let skewed = self.delays.below(2 * delay.mean_us + 1) * (1 + self.delays.below(3)) / 2;
-        let tail = delay.tail_one_in > 0 && self.delays.chance(1, delay.tail_one_in) && !self.calm;
+        let skewed = noise.below(2 * delay.mean_us + 1) * (1 + noise.below(3)) / 2;
         let base = delay.min_us + skewed;
-        // A slow link is slow for everything; the tail does not grow with it, or it would keep a
-        // stream busy long after the healing.
+        // The tail does not grow with a slow link, or it would keep a stream busy long after the
+        // healing.
         let heavy = if self.heavy_tail && !self.calm {
             // Half take no longer, a quarter twice, an eighth four times as long, and so on.
-            (base << self.delays.next_u64().leading_zeros().min(9)).min(HEAVY_US_MAX)
+            (base << noise.next_u64().leading_zeros().min(9)).min(HEAVY_US_MAX)
         } else {
             0
         };
-        let base = if slow { base * 20 + 50 * MS } else { base }.max(heavy);
-        if tail { base + self.delays.below(delay.tail_us) } else { base }
+        if slow { base * 20 + 50 * MS } else { base }.max(heavy)
+    }
+
+    /// What becomes of one message, if not the usual: as a tape says, or drawn from the message's
+    /// own place.
+    fn fates_of(&mut self, from: usize, to: usize, at: Moment) -> Vec<Fate> {
+        if self.calm {
+            return Vec::new();
+        }
+        if let Some(told) = self.fates.told((from, to), at) {
+            return told;
+        }
+        let mut rng = Prng::new(place(self.faults_key, from, to, at));
+        let mut roll = |one_in: u64| {
+            // Drawn in any case, so that switching one fault off leaves the others in place.
+            let draw = rng.next_u64();
+            (one_in > 0 && draw.is_multiple_of(one_in)).then_some(draw / one_in.max(1))
+        };
+        let mut fates = Vec::new();
+        fates.extend(roll(self.drop_one_in).map(|_| Fate::Drop));
+        fates.extend(roll(self.duplicate_one_in).map(|_| Fate::Duplicate));
+        let replay = roll(self.replay_one_in);
+        fates.extend(replay.map(|draw| Fate::Replay(10 * MS + draw % (8 * SECOND))));
+        // The tail does not grow with a slow link, or it would keep a stream busy long after the
+        // healing.
+        let tail = roll(self.delay.tail_one_in);
+        fates.extend(tail.map(|draw| Fate::Late(draw % self.delay.tail_us.max(1))));
+        for fate in &fates {
+            self.fates.keep((from, to), at, *fate);
+        }
+        fates
+    }
+
+    /// What was decided about messages, in their order.
+    pub fn take_fates(&mut self) -> Vec<Decision> {
+        match &mut self.fates {
+            Fates::Drawn(Some(kept)) => std::mem::take(kept),
+            _ => Vec::new(),
+        }
     }
 
     /// What of a frame is put on the link: nothing of a group that is cut, of a class that is
@@ -225,7 +271,9 @@ impl Net {
         let kept = if link.groups_cut == 0 && link.clogged.is_none() && class.is_none() {
             Some(message)
         } else {
-            let (bounds, draws) = (self.outbox, &mut self.classes);
+            let moment = (now_us, link.newest.1 + 1);
+            let mut draws = Prng::new(place(self.classes_key, from, to, moment));
+            let bounds = self.outbox;
             sift::sift(message, |part| {
                 if part.group.is_some_and(|g| link.groups_cut >> (g.0 % 64) & 1 == 1) {
                     counters.mattered(Fault::GroupPartition);
@@ -264,14 +312,16 @@ impl Net {
             counters.mattered(why);
             return Vec::new();
         }
-        let mut out = Vec::new();
+        let link = &mut self.links[at];
+        let nth = if link.newest.0 == now_us { link.newest.1 + 1 } else { 0 };
+        link.newest = (now_us, nth);
+        let moment = link.newest;
+        let fates = self.fates_of(from, to, moment);
+        let mut noise = Prng::new(place(self.delays_key, from, to, moment));
         let stream = self.links[at].stream;
-        let drop = roll(&mut self.faults, self.drop_one_in, self.calm);
-        let duplicate = roll(&mut self.faults, self.duplicate_one_in, self.calm);
-        let replay = roll(&mut self.faults, self.replay_one_in, self.calm);
-        let replay_us = self.faults.between(10 * MS, 8 * SECOND);
         let repeatable = is_repeatable(message);
-        if drop {
+        let mut out = Vec::new();
+        if fates.contains(&Fate::Drop) {
             counters.fired(Fault::Drop);
             counters.mattered(Fault::Drop);
         } else {
@@ -279,7 +329,9 @@ impl Net {
             if slow {
                 counters.mattered(Fault::SlowLink);
             }
-            let mut arrives_us = now_us + self.draw_delay(slow);
+            let late_us: u64 =
+                fates.iter().map(|f| if let Fate::Late(us) = f { *us } else { 0 }).sum();
+            let mut arrives_us = now_us + self.usual_us(&mut noise, slow) + late_us;
             if self.ordered || self.calm {
                 arrives_us = arrives_us.max(self.links[at].busy_until_us);
             } else if arrives_us < self.links[at].busy_until_us {
@@ -292,15 +344,14 @@ impl Net {
             self.links[at].busy_until_us = self.links[at].busy_until_us.max(arrives_us);
             out.push(Flight { arrives_us, copy: None, stream });
         }
-        if duplicate && repeatable {
-            counters.fired(Fault::Duplicate);
-            let arrives_us = now_us + self.draw_delay(false);
-            out.push(Flight { arrives_us, copy: Some(Fault::Duplicate), stream });
-        }
-        if replay && repeatable {
-            counters.fired(Fault::LateReplay);
-            let arrives_us = now_us + replay_us;
-            out.push(Flight { arrives_us, copy: Some(Fault::LateReplay), stream });
+        for fate in fates.into_iter().filter(|_| repeatable) {
+            let (after_us, copy) = match fate {
+                Fate::Duplicate => (self.usual_us(&mut noise, false), Fault::Duplicate),
+                Fate::Replay(after_us) => (after_us, Fault::LateReplay),
+                Fate::Drop | Fate::Late(_) => continue,
+            };
+            counters.fired(copy);
+            out.push(Flight { arrives_us: now_us + after_us, copy: Some(copy), stream });
         }
         out
     }
@@ -329,8 +380,8 @@ fn is_repeatable(message: &NodeMessage) -> bool {
     }
 }
 
-fn roll(rng: &mut Prng, one_in: u64, calm: bool) -> bool {
-    // The draw is made in any case, so that switching one fault off leaves the others in place.
-    let draw = rng.next_u64();
-    one_in > 0 && !calm && draw.is_multiple_of(one_in)
+/// The number that one message's decisions are drawn from.
+fn place(key: u64, from: usize, to: usize, (at_us, nth): Moment) -> u64 {
+    let link = (from * 64 + to) as u64;
+    seed::at(seed::at(key, at_us), link << 32 | u64::from(nth))
 }

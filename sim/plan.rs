@@ -6,7 +6,10 @@
 //! decision away does not shift the others.
 
 use crate::faults::Fault;
+pub use crate::seed::Seed;
 use crate::swarm::{Swarm, is_idle_op};
+use crate::tape::Decision;
+use crate::text::{Field, field, field_of, parts};
 use crate::watch::WatchPlan;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
@@ -60,6 +63,8 @@ pub const OP_KINDS: [OpKind; 18] = [
     OpKind::Program,
 ];
 
+field_of!(OpKind, OP_KINDS);
+
 /// Delays of one link, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Delay {
@@ -70,9 +75,37 @@ pub struct Delay {
     pub tail_us: u64,
 }
 
+/// The plan, and its fields by name: each can be stated on a tape.
+macro_rules! plan {
+    ($(#[$meta:meta])* pub struct Plan { $($(#[$about:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        pub struct Plan { $($(#[$about])* pub $field: $type,)* }
+        impl Plan {
+            /// Every field as a tape states it.
+            pub fn decisions(&self) -> Vec<Decision> {
+                vec![$(Decision::Plan {
+                    field: stringify!($field).to_owned(),
+                    value: format!("{:?}", self.$field),
+                },)*]
+            }
+            fn set(&mut self, field: &str, value: &str) -> Option<()> {
+                match field {
+                    $(stringify!($field) => self.$field = Field::read(value)?,)*
+                    _ => return None,
+                }
+                Some(())
+            }
+        }
+    };
+}
+
+plan! {
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The seed's number.
     pub seed: u64,
+    /// Its whole name: streams are drawn from this (`Plan::stream`).
+    pub name: Seed,
     pub members: usize,
     pub groups: u64,
     // Limits of each member.
@@ -113,6 +146,19 @@ pub struct Plan {
     pub faults: BTreeMap<Fault, bool>,
     pub fault_gap_us: u64,
 }
+}
+
+impl Field for Delay {
+    fn read(text: &str) -> Option<Delay> {
+        let (_, fields) = parts(text)?;
+        Some(Delay {
+            min_us: field(&fields, "min_us")?,
+            mean_us: field(&fields, "mean_us")?,
+            tail_one_in: field(&fields, "tail_one_in")?,
+            tail_us: field(&fields, "tail_us")?,
+        })
+    }
+}
 
 fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
@@ -120,10 +166,14 @@ fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
 
 impl Plan {
     pub fn new(seed: u64) -> Plan {
-        let mut size = Prng::stream(seed, "plan-size");
-        let mut limits = Prng::stream(seed, "plan-limits");
-        let mut load = Prng::stream(seed, "plan-load");
-        let mut chaos = Prng::stream(seed, "plan-chaos");
+        Plan::of(&Seed::new(seed))
+    }
+
+    pub fn of(seed: &Seed) -> Plan {
+        let mut size = seed.stream("plan-size");
+        let mut limits = seed.stream("plan-limits");
+        let mut load = seed.stream("plan-load");
+        let mut chaos = seed.stream("plan-chaos");
         let tick_us = pick(&mut limits, &[20 * MS, 50 * MS, 100 * MS]);
         let mut ops = BTreeMap::new();
         for kind in OP_KINDS {
@@ -141,7 +191,8 @@ impl Plan {
         }
         let swarm = Swarm::new(seed);
         let mut plan = Plan {
-            seed,
+            seed: seed.number,
+            name: seed.clone(),
             // Three and five as in production, and what is at the edges of the arithmetic.
             members: pick(&mut size, &[3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 4, 7]),
             groups: size.between(1, 4),
@@ -190,6 +241,25 @@ impl Plan {
         plan
     }
 
+    /// The plan of a tape: what it states, and for the rest (a field that is newer than the tape)
+    /// what the seed draws.
+    pub fn from_fields<'t>(
+        fields: impl Iterator<Item = (&'t str, &'t str)> + Clone,
+    ) -> Result<Plan, String> {
+        let name = fields.clone().find(|f| f.0 == "name").ok_or("a tape states its seed's name")?;
+        let mut plan = Plan::of(&name.1.parse()?);
+        for (field, value) in fields {
+            if plan.set(field, value).is_none() {
+                return Err(format!("a plan has no field {field} that could be {value}"));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The generator of one purpose.
+    pub fn stream(&self, purpose: &str) -> Prng {
+        self.name.stream(purpose)
+    }
     pub fn election_us(&self) -> u64 {
         self.tick_us * u64::from(self.election_ticks)
     }

@@ -6,8 +6,7 @@
 //! name: a new fault in the list leaves the draws of the others alone.
 
 use crate::faults::Fault;
-use crate::plan::OpKind;
-use quorate::types::prng::Prng;
+use crate::plan::{OpKind, Seed};
 use std::collections::BTreeMap;
 
 /// How many acts may be on, and in how many of 16 seeds.
@@ -23,8 +22,8 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    pub fn new(seed: u64) -> Swarm {
-        let mut rng = Prng::stream(seed, "swarm");
+    pub fn new(seed: &Seed) -> Swarm {
+        let mut rng = seed.stream("swarm");
         // A calm seed now and then: what breaks without any fault should be seen without any.
         let calm = rng.chance(1, 24);
         let idle = rng.chance(1, 3) && calm;
@@ -47,7 +46,7 @@ impl Swarm {
         let mut ranked: Vec<(u64, Fault)> = Vec::new();
         let mut faults = BTreeMap::new();
         for fault in Fault::ALL.iter().copied() {
-            let draw = Prng::stream(seed, fault.name()).next_u64();
+            let draw = seed.stream(fault.name()).next_u64();
             if fault.is_act() {
                 ranked.push((draw, fault));
             } else {

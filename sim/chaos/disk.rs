@@ -40,6 +40,7 @@ impl World {
         let draw = self.crashes.next_u64();
         let slot = &mut self.slots[m];
         let doubtful = slot.disk.unsynced_bytes() > 0;
+        slot.disk.reseed(draw);
         slot.sabotaged = None;
         slot.disk.clear_faults();
         match (lost, torn) {

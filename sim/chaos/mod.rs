@@ -35,14 +35,12 @@ impl World {
             self.at(self.frozen_until_us, Event::Nemesis);
             return Ok(());
         }
-        let plan = self.plan.clone();
-        let gap = self.nemesis.gap_us(&plan);
-        self.after(gap, Event::Nemesis);
-        let act = self.nemesis.next(&plan, self.slots.len());
+        let act = self.next_act();
         if self.phase.is_some() {
             return Ok(());
         }
-        let Some(act) = act else { return Ok(()) };
+        let Some((word, act)) = act else { return Ok(()) };
+        self.decide_act(word, &act);
         self.note(|| format!("nemesis: {act:?}"));
         self.carry_out(act)
     }

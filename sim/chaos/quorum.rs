@@ -106,6 +106,8 @@ impl World {
     fn start_phase_clock(&mut self, for_us: u64) {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
+        self.phase_asked.clear();
+        self.phase_ends_us = self.now_us + for_us;
         self.after(for_us, Event::EndOfPhase);
     }
 
@@ -150,6 +152,9 @@ impl World {
             return Ok(());
         }
         for g in 1..=self.plan.groups {
+            if self.is_told() && !self.phase_asked.contains(&GroupId(g)) {
+                continue;
+            }
             ensure!(
                 self.phase_acks.get(&GroupId(g)).is_some_and(|n| *n > 0),
                 "no-service",

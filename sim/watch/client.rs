@@ -10,6 +10,7 @@ use quorate::mvcc::watch::{CreateRequest, Filters, Refusal, WatchOut};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, KeyRange};
 use std::collections::VecDeque;
+use std::fmt;
 
 /// What a watcher asks of its member, in order on one stream.
 #[derive(Clone, Debug)]
@@ -49,6 +50,13 @@ struct Watch {
     cancelling: bool,
 }
 
+impl fmt::Display for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Heard { events, bookmarks, compacted } = self;
+        write!(f, "{events} revisions told, {bookmarks} bookmarks, {compacted} compacted")
+    }
+}
+
 impl Heard {
     pub fn add(&mut self, more: Heard) {
         self.events += more.events;
@@ -82,7 +90,7 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn new(plan: &Plan, id: u64) -> Watcher {
-        let mut rng = Prng::stream(plan.seed, &format!("watcher-{id}"));
+        let mut rng = plan.stream(&format!("watcher-{id}"));
         let group = GroupId(1 + rng.below(plan.groups));
         let member = rng.below(plan.members as u64) as usize;
         let slow = rng.chance(1, 3);

@@ -16,7 +16,8 @@ pub use client::{Ask, Heard, Next, Watcher};
 pub use control::self_check;
 pub use judge::handed_out;
 
-use quorate::types::prng::Prng;
+use crate::seed::Seed;
+use crate::text::{Field, field, parts};
 
 /// What a seed draws about watching.
 #[derive(Clone, Debug)]
@@ -46,8 +47,8 @@ pub struct WatchPlan {
 }
 
 impl WatchPlan {
-    pub fn new(seed: u64) -> WatchPlan {
-        let mut rng = Prng::stream(seed, "plan-watch");
+    pub fn new(seed: &Seed) -> WatchPlan {
+        let mut rng = seed.stream("plan-watch");
         let mut pick = |from: &[u64]| from[rng.below(from.len() as u64) as usize];
         WatchPlan {
             watchers: pick(&[0, 1, 2, 3]),
@@ -65,5 +66,27 @@ impl WatchPlan {
             breaks: pick(&[0, 1, 1]) == 1,
             nonsense: pick(&[0, 0, 1]) == 1,
         }
+    }
+}
+
+impl Field for WatchPlan {
+    fn read(text: &str) -> Option<WatchPlan> {
+        let (_, fields) = parts(text)?;
+        Some(WatchPlan {
+            watchers: field(&fields, "watchers")?,
+            per_stream: field(&fields, "per_stream")?,
+            think_us: field(&fields, "think_us")?,
+            buffer_bytes: field(&fields, "buffer_bytes")?,
+            records: field(&fields, "records")?,
+            take_bytes: field(&fields, "take_bytes")?,
+            window: field(&fields, "window")?,
+            progress_ms: field(&fields, "progress_ms")?,
+            slow_us: field(&fields, "slow_us")?,
+            filters: field(&fields, "filters")?,
+            prev_kv: field(&fields, "prev_kv")?,
+            past: field(&fields, "past")?,
+            breaks: field(&fields, "breaks")?,
+            nonsense: field(&fields, "nonsense")?,
+        })
     }
 }

@@ -12,6 +12,7 @@ pub use programs::{Promises, self_check};
 
 use crate::history::{Answer, Call, CallId};
 use crate::plan::{OP_KINDS, OpKind, Plan};
+use crate::seed;
 use bytes::Bytes;
 use programs::{PROGRAM_LEASES, Running};
 use quorate::types::command::{
@@ -34,6 +35,11 @@ struct Memory {
     leases: Vec<LeaseId>,
 }
 
+/// Where the numbers of the calls after the disturbances begin.
+const LATE_CALLS: u64 = 1_000_000;
+/// Each client's leases have numbers in a range of its own.
+const LEASES_EACH: u64 = 10_000_000;
+
 /// A call without an answer so far.
 #[derive(Clone, Debug)]
 pub struct Open {
@@ -46,9 +52,14 @@ pub struct Open {
 pub struct Client {
     pub id: u64,
     pub member: usize,
+    key: u64,
+    calls: u64,
+    late_calls: u64,
     rng: Prng,
+    /// The newest call's number, and how many values it has used: both are in the values' names,
+    /// so that no value is written twice and none depends on the calls before.
+    nth: u64,
     values: u64,
-    leases: i64,
     memory: BTreeMap<GroupId, Memory>,
     /// The calls that are open, and where they went.
     pub open: BTreeMap<CallId, Open>,
@@ -59,19 +70,35 @@ pub struct Client {
 
 impl Client {
     pub fn new(plan: &Plan, id: u64) -> Client {
-        let mut rng = Prng::stream(plan.seed, &format!("client-{id}"));
+        let purpose = format!("client-{id}");
+        let (mut rng, key) = (plan.stream(&purpose), plan.name.key(&purpose));
         let member = rng.below(plan.members as u64) as usize;
         Client {
             id,
             member,
+            key,
+            calls: 0,
+            late_calls: 0,
             rng,
+            nth: 0,
             values: 0,
-            leases: 0,
             memory: BTreeMap::new(),
             open: BTreeMap::new(),
             again: None,
             running: None,
         }
+    }
+
+    /// Goes on to the next call: what it is and what follows from it is drawn from a place of its
+    /// own, or from the number that a tape states. Calls after the disturbances count apart.
+    pub fn turn(&mut self, told: Option<(u64, u64)>, acting: bool) -> (u64, u64) {
+        let place = if acting { &mut self.calls } else { &mut self.late_calls };
+        *place += 1;
+        let place = if acting { *place } else { *place + LATE_CALLS };
+        let (nth, word) = told.unwrap_or_else(|| (place, seed::at(self.key, place)));
+        self.rng = Prng::new(word);
+        (self.nth, self.values) = (nth, 0);
+        (nth, word)
     }
 
     /// Waits a moment between two calls.
@@ -96,9 +123,10 @@ impl Client {
         self.memory.get(&group).map_or(0, |memory| memory.revision)
     }
 
-    /// The next call and the group it goes to.
-    pub fn next_call(&mut self, plan: &Plan) -> (GroupId, Call) {
-        let group = GroupId(1 + self.rng.below(plan.groups));
+    /// The next call and the group it goes to, unless that is told.
+    pub fn next_call(&mut self, plan: &Plan, told: Option<GroupId>) -> (GroupId, Call) {
+        let drawn = GroupId(1 + self.rng.below(plan.groups));
+        let group = told.unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
         let mut draw = self.rng.below(total);
         let mut kind = OpKind::Put;
@@ -163,8 +191,7 @@ impl Client {
                 Call::Write(Command::Compact(CompactRequest { revision, physical }))
             }
             OpKind::LeaseGrant => {
-                self.leases += 1;
-                let id = LeaseId(self.id as i64 * 1_000_000 + self.leases);
+                let id = LeaseId((self.id * LEASES_EACH + self.nth) as i64);
                 let ttl_seconds = self.rng.between(2, 30) as i64;
                 Call::Write(Command::LeaseGrant { id, ttl_seconds })
             }
@@ -226,7 +253,7 @@ impl Client {
             Answer::Wrote { reply, revision, .. } => {
                 memory.revision = memory.revision.max(*revision);
                 if let Ok(Reply::LeaseGrant { id, .. }) = reply
-                    && id.0 % 1_000_000 < PROGRAM_LEASES
+                    && id.0 as u64 % LEASES_EACH < PROGRAM_LEASES
                 {
                     memory.leases.push(*id);
                     if memory.leases.len() > 8 {

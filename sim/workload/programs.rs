@@ -5,7 +5,7 @@
 //! no two updates replace the same revision, nobody else holds a lock that its holder may still
 //! trust, and what is written under a lock carries fences that never fall in revision order.
 
-use super::Client;
+use super::{Client, LEASES_EACH};
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{Checked, ensure};
@@ -21,9 +21,9 @@ use std::collections::BTreeMap;
 /// Rounds of one program before it rests.
 const ROUNDS_MAX: u32 = 12;
 
-/// Leases of programs have numbers from here on in their client's million: nobody else revokes
+/// Leases of programs have numbers from here on in their client's range: nobody else revokes
 /// them or attaches to them.
-pub(super) const PROGRAM_LEASES: i64 = 500_000;
+pub(super) const PROGRAM_LEASES: u64 = 5_000_000;
 
 /// Where a client is in its program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,8 +215,7 @@ impl Client {
                 txn(equal(key, CompareTarget::Mod(*seen)), put(key, LeaseId::default()))
             }
             Program::Grant { .. } => {
-                self.leases += 1;
-                let id = LeaseId(id as i64 * 1_000_000 + PROGRAM_LEASES + self.leases);
+                let id = LeaseId((id * LEASES_EACH + PROGRAM_LEASES + self.nth) as i64);
                 Call::Write(Command::LeaseGrant { id, ttl_seconds: 2 + draw as i64 })
             }
             Program::Acquire { lock, lease } => {

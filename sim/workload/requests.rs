@@ -36,7 +36,10 @@ impl Client {
 
     pub(super) fn value(&mut self, plan: &Plan) -> Bytes {
         self.values += 1;
-        let mut value = format!("c{}-{}", self.id, self.values);
+        let mut value = match self.values {
+            1 => format!("c{}-{}", self.id, self.nth),
+            more => format!("c{}-{}.{more}", self.id, self.nth),
+        };
         let fill = self.rng.below(plan.value_bytes_max as u64) as usize;
         while value.len() < fill {
             value.push('.');

@@ -10,22 +10,27 @@ use quorate::node::{Action, Answer as CoreAnswer, Token};
 use quorate::types::{ApiError, GroupId};
 use std::rc::Rc;
 
+/// How long a client waits that has as many calls open as it may.
+const FULL_US: u64 = 2_000;
+
 impl World {
     pub(super) fn ask(&mut self, c: usize) {
         if self.quiet {
             return;
         }
-        let plan = self.plan.clone();
-        if plan.pipeline > 1 {
+        let pipeline = self.plan.pipeline;
+        if pipeline > 1 && self.clients[c].open.len() >= pipeline {
+            self.after(FULL_US, Event::Ask { c });
+            return;
+        }
+        if let Some((group, call)) = self.next_call(c) {
+            self.clients[c].step_leaves(group, &call, &mut self.promises);
+            self.start_call(c, group, call);
             // One chain of asks, whatever becomes of the calls.
-            self.ask_later(c);
-            if self.clients[c].open.len() >= plan.pipeline {
-                return;
+            if pipeline > 1 {
+                self.ask_later(c);
             }
         }
-        let (group, call) = self.clients[c].next_call(&plan);
-        self.clients[c].step_leaves(group, &call, &mut self.promises);
-        self.start_call(c, group, call);
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
@@ -38,6 +43,11 @@ impl World {
         }
         let open = Open { group, member: m, began_us: self.now_us, call: what.clone() };
         self.clients[c].open.insert(id, open);
+        let due = self.phase_began_us + self.plan.election_us() * 9;
+        let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
+        if self.phase.is_some() && self.now_us >= due && in_time && !what.is_serializable() {
+            self.phase_asked.insert(group);
+        }
         self.trace
             .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {what:?}"));
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
@@ -210,6 +220,6 @@ impl World {
     fn ask_later(&mut self, c: usize) {
         let plan = self.plan.clone();
         let think = self.clients[c].think_us(&plan);
-        self.after(think, Event::Ask { c });
+        self.plan_ask(c, think);
     }
 }

@@ -9,7 +9,6 @@ use super::event::Event;
 use super::slot::Slot;
 use crate::faults::Fault;
 use crate::plan::{MS, Plan, SECOND};
-use quorate::types::prng::Prng;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
@@ -21,7 +20,7 @@ pub struct Clock {
 
 impl Clock {
     pub fn new(plan: &Plan, member: usize) -> Clock {
-        let mut rng = Prng::stream(plan.seed, &format!("clock-{member}"));
+        let mut rng = plan.stream(&format!("clock-{member}"));
         let offset_us = rng.below(10 * 24 * 3_600 * SECOND);
         let bound = plan.drift_ppm();
         // The ends of the interval are where rules break.

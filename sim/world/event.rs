@@ -95,9 +95,15 @@ pub(super) struct Item {
     pub event: Event,
 }
 
+impl Item {
+    fn place_in_time(&self) -> (u64, u8, u64) {
+        (self.at_us, self.event.rank(), self.seq)
+    }
+}
+
 impl PartialEq for Item {
     fn eq(&self, other: &Item) -> bool {
-        (self.at_us, self.seq) == (other.at_us, other.seq)
+        self.place_in_time() == other.place_in_time()
     }
 }
 impl Eq for Item {}
@@ -108,11 +114,18 @@ impl PartialOrd for Item {
 }
 impl Ord for Item {
     fn cmp(&self, other: &Item) -> std::cmp::Ordering {
-        (self.at_us, self.seq).cmp(&(other.at_us, other.seq))
+        self.place_in_time().cmp(&other.place_in_time())
     }
 }
 
 impl Event {
+    pub(super) const NEMESIS: u64 = 8;
+
+    /// Which goes first at one time: acts, so that a tape's come where the seed's came.
+    fn rank(&self) -> u8 {
+        u8::from(!matches!(self, Event::Nemesis))
+    }
+
     /// A number for the trace, and the process without which the event is void.
     pub(super) fn place(&self) -> (u64, Option<(usize, Process)>) {
         match self {
@@ -126,7 +139,7 @@ impl Event {
             Event::Request { m, p, .. } => (5, Some((*m, *p))),
             Event::Reply { .. } => (6, None),
             Event::GiveUp { .. } => (7, None),
-            Event::Nemesis => (8, None),
+            Event::Nemesis => (Event::NEMESIS, None),
             Event::Restart { .. } => (9, None),
             Event::EndOfPhase => (10, None),
             Event::Act { .. } => (13, None),

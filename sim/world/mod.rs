@@ -8,6 +8,7 @@
 mod clients;
 pub mod clock;
 mod compare;
+mod decisions;
 mod event;
 mod members;
 mod messages;
@@ -23,8 +24,10 @@ use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History, LeaseRules};
 use crate::net::Net;
 use crate::plan::Plan;
-use crate::runner::{self, Outcome};
+use crate::run::{self, Job, Outcome};
 use crate::safety::{Checked, Safety, Violation};
+use crate::seed;
+use crate::tape::{Decision, Script};
 use crate::trace::Trace;
 use crate::watch::{Heard, Watcher};
 use crate::workload::{Client, Promises};
@@ -34,7 +37,7 @@ use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -64,8 +67,15 @@ pub struct World {
     pub nemesis: Nemesis,
     pub counters: Counters,
     pub trace: Trace,
+    /// Spread of what clients and disks take: noise, drawn anew at each event by its time.
     pub travel: Prng,
+    travel_key: u64,
+    /// The details of the newest act, and of what follows from it.
     pub crashes: Prng,
+    /// What was decided, if somebody wants to know.
+    decided: Option<Vec<Decision>>,
+    /// What a tape says is to happen, instead of drawing it.
+    script: Option<Script>,
     pub processes: Process,
     pub restarts: u64,
     pub snapshots: u64,
@@ -74,6 +84,9 @@ pub struct World {
     /// Answered calls per group since the phase began that had begun in it.
     pub phase_began_us: u64,
     pub phase_acks: BTreeMap<GroupId, u64>,
+    /// Groups that were asked when the phase's promise was due, and early enough for an answer.
+    pub phase_asked: BTreeSet<GroupId>,
+    pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
     /// Member addresses at which somebody else answers, and until when.
@@ -92,13 +105,13 @@ pub struct World {
 }
 
 /// Plays one seed to its end.
-pub fn play(plan: Plan, verbose: bool) -> Outcome {
-    play_world(World::new(plan, verbose))
+pub fn play(plan: Plan, job: &Job) -> Outcome {
+    play_world(World::new(plan, job))
 }
 
 /// Plays a seed with one reply spoilt on its way.
 pub fn play_spoilt(plan: Plan) -> Outcome {
-    let mut world = World::new(plan, false);
+    let mut world = World::new(plan, &Job::default());
     world.spoil = true;
     play_world(world)
 }
@@ -111,9 +124,11 @@ fn play_world(mut world: World) -> Outcome {
             world.second_opinion(&mut violation);
             Some(violation)
         }
-        Err(_) => Some(Violation { rule: "panic", detail: runner::take_panic() }),
+        Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
+    let tape = world.take_tape();
     Outcome {
+        tape,
         trace: world.trace.hash(),
         events: world.trace.events(),
         virtual_us: world.now_us,
@@ -130,8 +145,9 @@ fn play_world(mut world: World) -> Outcome {
 }
 
 impl World {
-    pub fn new(plan: Plan, verbose: bool) -> World {
+    pub fn new(plan: Plan, job: &Job) -> World {
         let plan = Rc::new(plan);
+        let script = job.tape.as_ref().map(|tape| Script::new(tape, &plan));
         let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
@@ -140,7 +156,7 @@ impl World {
         let (drift_ppm, grace_us) = (plan.drift_ppm(), plan.election_us());
         history.lease_rules(LeaseRules { drift_ppm, grace_us });
         history.quota = plan.quota_bytes > 0;
-        if verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
+        if job.verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
             history.keep_record();
         }
         World {
@@ -148,7 +164,7 @@ impl World {
             seq: 0,
             queue: BinaryHeap::new(),
             slots,
-            net: Net::new(&plan),
+            net: Net::new(&plan, script.as_ref(), job.record),
             history,
             safety: Safety::new(plan.groups, &founders),
             clients,
@@ -156,21 +172,26 @@ impl World {
             watchers,
             streams: BTreeMap::new(),
             next_stream: 1,
-            watch_travel: Prng::stream(plan.seed, "watch-travel"),
+            watch_travel: plan.stream("watch-travel"),
             watched: Heard::default(),
             checked: Sampled::default(),
             hash_kvs: HashKvs::default(),
             nemesis: Nemesis::new(&plan),
             counters: Counters::default(),
-            trace: Trace::new(verbose),
-            travel: Prng::stream(plan.seed, "client-travel"),
-            crashes: Prng::stream(plan.seed, "crashes"),
+            trace: Trace::new(job.verbose),
+            travel: plan.stream("noise"),
+            travel_key: plan.name.key("noise"),
+            crashes: plan.stream("crashes"),
+            decided: job.record.then(Vec::new),
+            script,
             processes: 0,
             restarts: 0,
             snapshots: 0,
             callers: BTreeMap::new(),
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
+            phase_asked: BTreeSet::new(),
+            phase_ends_us: 0,
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
@@ -208,13 +229,14 @@ impl World {
         }
         for c in 0..self.clients.len() {
             let think = self.clients[c].think_us(&self.plan);
-            self.after(think, Event::Ask { c });
+            self.plan_ask(c, think);
         }
         self.start_watching();
         // The cluster first comes to life undisturbed, so that its members know each other's data
         // directories; disturbances of that are seeds' whose first fault comes early.
+        self.nemesis.turn();
         let gap = self.nemesis.gap_us(&self.plan);
-        self.after(self.plan.election_us() * 3 + gap, Event::Nemesis);
+        self.plan_act(self.plan.election_us() * 3 + gap);
         self.acting = true;
         let mut end_us = self.plan.chaos_us;
         while self.now_us < end_us {
@@ -268,7 +290,14 @@ impl World {
             },
             None => item.event,
         };
-        self.trace.event(self.now_us, kind);
+        // A turn of the nemesis is an event only when something comes of it (`disturb`).
+        if kind != Event::NEMESIS {
+            self.trace.event(self.now_us, kind);
+        }
+        // Noise belongs to a time and a place: a decision that is taken away elsewhere does not
+        // change it.
+        let place = target.map_or(0, |(m, _)| m as u64 + 1) << 8 | kind;
+        self.travel = Prng::new(seed::at(seed::at(self.travel_key, self.now_us), place));
         self.event(event)
     }
 

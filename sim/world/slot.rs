@@ -7,7 +7,6 @@ use crate::member::{Birth, CLUSTER, Live, Origin};
 use crate::plan::Plan;
 use crate::world::clock::Clock;
 use quorate::io::MemDisk;
-use quorate::types::prng::Prng;
 use quorate::types::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -91,7 +90,7 @@ impl Slot {
     }
 
     pub fn new(plan: &Plan, m: usize, birth: Birth) -> Slot {
-        let mut ids = Prng::stream(plan.seed, "identities");
+        let mut ids = plan.stream("identities");
         for _ in 0..m {
             ids.next_u64();
         }

@@ -342,6 +342,12 @@ impl MemDisk {
         state.crash(CrashPlan { mode, torn: true });
     }
 
+    /// Draws what is to come from another seed: a crash that is taken out of a history then
+    /// leaves the later ones as they were.
+    pub fn reseed(&self, seed: u64) {
+        self.state().prng = Prng::stream(seed, "mem disk");
+    }
+
     pub fn crash_with(&self, plan: CrashPlan) {
         self.state().crash(plan);
     }

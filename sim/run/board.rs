@@ -1,0 +1,279 @@
+//! The workers' common board: the seeds still to play, who plays what, and the sums.
+
+use super::args::{Args, Seeds, regressions};
+use super::failure::{self, Class};
+use super::play::play_apart;
+use super::{Job, Outcome, Tier, lock};
+use crate::faults::Counters;
+use crate::plan::Seed;
+use crate::safety::Violation;
+use crate::tape::Tape;
+use crate::watch::Heard;
+use crate::world::Sampled;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// No seed takes this long unless something hangs.
+const SEED_WALL_MAX: Duration = Duration::from_secs(90);
+/// One seed in this many is played again on another thread and in another process, besides the
+/// first few.
+const TWICE_ONE_IN: u64 = 20;
+const TWICE_FIRST: u64 = 5;
+
+pub struct Board {
+    pub tier: &'static Tier,
+    pub verbose: bool,
+    tape: Option<Arc<Tape>>,
+    child: bool,
+    started: Instant,
+    budget: Duration,
+    source: Mutex<Source>,
+    pub totals: Mutex<Totals>,
+    running: Mutex<BTreeMap<Seed, Instant>>,
+}
+
+struct Source {
+    seeds: Box<dyn Iterator<Item = Seed> + Send>,
+    taken: u64,
+    /// The end was reached; otherwise it was the time that ended the run.
+    dry: bool,
+}
+
+#[derive(Default)]
+pub struct Totals {
+    pub seeds: u64,
+    pub took: Duration,
+    pub events: u64,
+    pub virtual_us: u64,
+    pub acked: u64,
+    pub elections: u64,
+    pub restarts: u64,
+    pub snapshots: u64,
+    pub watched: Heard,
+    pub checked: Sampled,
+    /// Hashes of the seeds that are to be the same elsewhere.
+    pub twice: BTreeMap<Seed, (u64, u64)>,
+    pub faults: Counters,
+    pub failures: Vec<(Seed, Class)>,
+    /// Plain seeds without a finding.
+    pub clean: Vec<u64>,
+}
+
+impl Board {
+    pub fn new(tier: &'static Tier, args: &Args) -> Board {
+        let plain = |range: std::ops::Range<u64>| range.map(Seed::new);
+        let seeds: Box<dyn Iterator<Item = Seed> + Send> = match &args.seeds {
+            Seeds::Default => {
+                Box::new(regressions(tier.name).into_iter().chain(plain(tier.seeds.clone())))
+            }
+            Seeds::List(list) => Box::new(list.clone().into_iter()),
+            Seeds::Range(range) => Box::new(plain(range.clone())),
+            Seeds::Endless(from) => {
+                Box::new(regressions(tier.name).into_iter().chain(plain(*from..u64::MAX)))
+            }
+        };
+        Board {
+            tier,
+            verbose: args.verbose,
+            tape: args.tape.clone(),
+            child: args.child,
+            started: Instant::now(),
+            budget: args.budget.unwrap_or(tier.budget),
+            source: Mutex::new(Source { seeds, taken: 0, dry: false }),
+            totals: Mutex::new(Totals::default()),
+            running: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Plays everything that is asked for, on all cores.
+    pub fn play(&self) {
+        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work())).collect();
+            while !workers.iter().all(|w| w.is_finished()) {
+                std::thread::sleep(Duration::from_millis(20));
+                self.watch();
+            }
+        });
+        lock(&self.totals).took = self.started.elapsed();
+    }
+
+    fn watch(&self) {
+        let stuck = lock(&self.running)
+            .iter()
+            .find(|(_, since)| since.elapsed() > SEED_WALL_MAX)
+            .map(|(seed, _)| seed.clone());
+        if let Some(seed) = stuck {
+            let detail = format!("still running after {SEED_WALL_MAX:?}");
+            let violation = Violation { rule: "hang", detail };
+            failure::print(self.tier, &Job::new(seed), &Outcome::default(), &violation);
+            println!("0 passed, 1 failed");
+            std::process::exit(1);
+        }
+    }
+
+    fn take(&self) -> Option<(u64, Seed)> {
+        if self.started.elapsed() > self.budget {
+            return None;
+        }
+        let mut source = lock(&self.source);
+        let Some(seed) = source.seeds.next() else {
+            source.dry = true;
+            return None;
+        };
+        source.taken += 1;
+        Some((source.taken, seed))
+    }
+
+    fn work(&self) {
+        while let Some((nth, seed)) = self.take() {
+            lock(&self.running).insert(seed.clone(), Instant::now());
+            let tape = self.tape.clone();
+            let record = self.verbose && std::env::var("QUORATE_RECORD").is_ok();
+            let job = Job { seed: seed.clone(), verbose: self.verbose, record, tape };
+            let mut outcome = play_apart(self.tier, &job);
+            let first = nth <= TWICE_FIRST;
+            let twice = first || self.verbose || seed.number.is_multiple_of(TWICE_ONE_IN);
+            let twice = twice && !self.child && outcome.violation.is_none();
+            if twice {
+                // What was kept of the first is what the second is told.
+                let tape = job.tape.clone().or_else(|| outcome.tape.clone().map(Arc::new));
+                let again = play_apart(self.tier, &Job { tape, ..Job::new(seed.clone()) });
+                if (again.trace, again.events) != (outcome.trace, outcome.events) {
+                    outcome.violation = Some(differs(&outcome, again.trace, again.events));
+                }
+            }
+            lock(&self.running).remove(&seed);
+            self.report(&job, outcome, twice);
+        }
+    }
+
+    pub fn report(&self, job: &Job, mut outcome: Outcome, twice: bool) {
+        let violation = outcome.violation.take();
+        let failed = violation.is_some();
+        let failures_before = {
+            let mut totals = lock(&self.totals);
+            let failures_before = totals.failures.len();
+            totals.add(job, &outcome, violation.as_ref(), twice);
+            failures_before
+        };
+        println!(
+            "seed {} trace {:016x} events {} virtual {:.1}s acked {} elections {} restarts {} \
+             snapshots {} faults {}{}",
+            job.seed,
+            outcome.trace,
+            outcome.events,
+            outcome.virtual_us as f64 / 1e6,
+            outcome.acked,
+            outcome.elections,
+            outcome.restarts,
+            outcome.snapshots,
+            outcome.faults.total(),
+            if failed { " FAILED" } else { "" }
+        );
+        if job.verbose
+            && let Ok(path) = std::env::var("QUORATE_TRACE")
+            && let Err(error) = std::fs::write(&path, outcome.lines.join("\n"))
+        {
+            println!("{path}: {error}");
+        }
+        if let (Some(tape), Ok(path)) = (&outcome.tape, std::env::var("QUORATE_RECORD"))
+            && let Err(error) = std::fs::write(&path, tape.to_string())
+        {
+            println!("{path}: {error}");
+        }
+        let Some(violation) = violation else { return };
+        if outcome.lines.is_empty() && !job.verbose && failures_before < 3 {
+            // Played again for its text: the same seed tells the same story.
+            let loud = Job { verbose: true, ..job.clone() };
+            outcome.lines = play_apart(self.tier, &loud).lines;
+        }
+        failure::print(self.tier, job, &outcome, &violation);
+    }
+
+    pub fn plays_a_tape(&self) -> bool {
+        self.tape.is_some()
+    }
+    pub fn failed(&self) -> usize {
+        lock(&self.totals).failures.len()
+    }
+    pub fn passed(&self) -> usize {
+        let totals = lock(&self.totals);
+        totals.seeds as usize - totals.failures.len().min(totals.seeds as usize)
+    }
+
+    pub fn summary(&self) {
+        let totals = lock(&self.totals);
+        let virtual_s = totals.virtual_us as f64 / 1e6;
+        let wall_s = totals.took.as_secs_f64().max(1e-3);
+        println!(
+            "tier {}: {} seeds in {wall_s:.1}s: {} events, {virtual_s:.0} virtual seconds ({:.0} \
+             per second, {:.1} seeds/s, {:.0} events/s), {} calls answered, {} elections, {} \
+             restarts, {} snapshots installed, {} seeds played twice",
+            self.tier.name,
+            totals.seeds,
+            totals.events,
+            virtual_s / wall_s,
+            totals.seeds as f64 / wall_s,
+            totals.events as f64 / wall_s,
+            totals.acked,
+            totals.elections,
+            totals.restarts,
+            totals.snapshots,
+            totals.twice.len()
+        );
+        println!("watched: {}", totals.watched);
+        println!("sampled: {}", totals.checked);
+        if !lock(&self.source).dry {
+            println!("the time was up before all the seeds that were asked for had run");
+        }
+        let faults: Vec<String> = totals
+            .faults
+            .0
+            .iter()
+            .map(|(f, c)| format!("{} {}/{}", f.name(), c.mattered, c.fired))
+            .collect();
+        println!("faults (mattered/fired): {}", faults.join(", "));
+        let mut classes: BTreeMap<&Class, Vec<String>> = BTreeMap::new();
+        for (seed, class) in &totals.failures {
+            classes.entry(class).or_default().push(seed.to_string());
+        }
+        for (class, seeds) in classes {
+            println!("violated [{class}] in {} seeds: {}", seeds.len(), seeds.join(" "));
+        }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, job: &Job, outcome: &Outcome, violation: Option<&Violation>, twice: bool) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.virtual_us += outcome.virtual_us;
+        self.acked += outcome.acked;
+        self.elections += outcome.elections;
+        self.restarts += outcome.restarts;
+        self.snapshots += outcome.snapshots;
+        self.watched.add(outcome.watched);
+        self.checked.add(outcome.checked);
+        self.faults.merge(&outcome.faults);
+        if twice && violation.is_none() {
+            self.twice.insert(job.seed.clone(), (outcome.trace, outcome.events));
+        }
+        match violation {
+            Some(violation) => self.failures.push((job.seed.clone(), Class::of(violation))),
+            None if job.seed.is_plain() => self.clean.push(job.seed.number),
+            None => {}
+        }
+    }
+}
+
+pub fn differs(outcome: &Outcome, trace: u64, events: u64) -> Violation {
+    Violation {
+        rule: "determinism",
+        detail: format!(
+            "two runs differ: trace {:016x} of {} events, then {trace:016x} of {events}",
+            outcome.trace, outcome.events
+        ),
+    }
+}

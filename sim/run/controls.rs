@@ -1,0 +1,38 @@
+//! Negative controls: what was spoilt on purpose must be noticed, by the right rule.
+
+use super::play::apart;
+use super::{Outcome, world};
+use crate::plan::Plan;
+use crate::{history, model, tape, watch, wgl, workload};
+
+/// The referees' own tests. To add one: a function that panics when its referee is blind.
+const CONTROLS: &[(&str, fn())] = &[
+    ("model", model::self_check),
+    ("history", history::self_check),
+    ("tape", tape::self_check),
+    ("watch", watch::self_check),
+    ("black box", wgl::self_check),
+    ("programs", workload::self_check),
+    ("canary", canary),
+];
+
+/// Runs every control and says how many failed.
+pub fn run() -> usize {
+    let mut failed = 0;
+    for (name, check) in CONTROLS {
+        if let Err(said) = apart(check) {
+            println!("negative control {name} FAILED: {said}");
+            failed += 1;
+        }
+    }
+    failed
+}
+
+/// One run with a spoilt reply in it has to fail, by the right rule: proof that the chain from a
+/// member's answer to a red line is whole.
+fn canary() {
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default());
+    let Outcome { violation, .. } = runtime.block_on(async { world::play_spoilt(Plan::new(1)) });
+    let rule = violation.as_ref().map(|v| v.rule);
+    assert_eq!(rule, Some("wrong-reply"), "the canary lives: a spoilt reply gave {violation:?}");
+}

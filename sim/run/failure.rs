@@ -1,0 +1,101 @@
+//! What is said of a failure: one line with all that is needed to see it again.
+
+use super::{Job, Outcome, TIERS, Tier};
+use crate::plan::Seed;
+use crate::safety::Violation;
+use crate::trace::hash_bytes;
+use std::fmt;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What makes two failures the same: the rule, and for panics the place in the code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    pub rule: &'static str,
+    pub place: Option<String>,
+}
+
+impl Class {
+    pub fn of(violation: &Violation) -> Class {
+        let place = (violation.rule == "panic")
+            .then(|| violation.detail.split("panicked at ").nth(1))
+            .flatten()
+            .map(|text| text.split(":\n").next().unwrap_or(text).trim().to_owned());
+        Class { rule: violation.rule, place }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{} at {place}", self.rule),
+            None => write!(f, "{}", self.rule),
+        }
+    }
+}
+
+/// The commit that the code is built from, as far as the working tree tells.
+pub fn commit() -> &'static str {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    COMMIT.get_or_init(|| {
+        let git = |args: &[&str]| {
+            let out = Command::new("git")
+                .args(["-C", env!("CARGO_MANIFEST_DIR")])
+                .args(args)
+                .output()
+                .ok()
+                .filter(|out| out.status.success())?;
+            Some(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+        };
+        let Some(rev) = git(&["rev-parse", "--short=10", "HEAD"]) else {
+            return "unknown".to_owned();
+        };
+        let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "sim"]);
+        if changed.is_some_and(|c| !c.is_empty()) { format!("{rev}+changes") } else { rev }
+    })
+}
+
+pub fn plan_hash(tier: &Tier, seed: &Seed) -> u64 {
+    hash_bytes((tier.plan)(seed).as_bytes())
+}
+
+/// What to type to run this target in the same way.
+pub fn cargo_test() -> &'static str {
+    if cfg!(debug_assertions) {
+        "cargo test --features sim --test sim"
+    } else {
+        "cargo test --release --features sim --test sim"
+    }
+}
+
+pub fn replay_command(tier: &Tier, seed: &Seed) -> String {
+    let which = if tier.name == TIERS[0].name {
+        String::new()
+    } else {
+        format!("QUORATE_TIER={} ", tier.name)
+    };
+    format!("{which}QUORATE_SEED={seed} {}", cargo_test())
+}
+
+/// Everything about one failure; the line that begins with `FAILED` says it all.
+pub fn print(tier: &Tier, job: &Job, outcome: &Outcome, violation: &Violation) {
+    let seed = &job.seed;
+    let tail = outcome.lines.len().saturating_sub(if job.verbose { 400 } else { 40 });
+    for line in &outcome.lines[tail..] {
+        let line: String = line.chars().take(if job.verbose { 2_000 } else { 240 }).collect();
+        println!("    {line}");
+    }
+    println!("seed {seed} violates [{}]: {}", violation.rule, violation.detail);
+    println!("  plan: {}", (tier.plan)(seed));
+    println!(
+        "FAILED commit {} tier {} seed {seed} plan {:016x} rule [{}] replay: {}",
+        commit(),
+        tier.name,
+        plan_hash(tier, seed),
+        Class::of(violation),
+        match (&job.tape, std::env::var("QUORATE_TAPE")) {
+            (Some(_), Ok(path)) => format!("QUORATE_TAPE={path} {}", cargo_test()),
+            _ => replay_command(tier, seed),
+        }
+    );
+}
