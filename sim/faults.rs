@@ -322,7 +322,9 @@ impl Nemesis {
             Fault::Minority => Act::Minority { draw: c },
             Fault::Bridge => Act::Bridge { middle: member, side: b },
             Fault::Ring => Act::Ring,
-            Fault::GroupPartition => Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2) },
+            Fault::GroupPartition => {
+                Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2).max(1) }
+            }
             Fault::Flapping => Act::Flap {
                 member,
                 other: (c % 2 == 0).then_some(other),

@@ -22,8 +22,7 @@ impl World {
         self.serve_again()?;
         self.quiet = true;
         self.settle()?;
-        let end = self.now_us + self.bound_us();
-        self.watchers_catch_up(end)?;
+        self.watchers_catch_up(self.bound_us())?;
         self.compare_with_model()?;
         self.verify_stores()?;
         // The power fails everywhere.
@@ -40,8 +39,7 @@ impl World {
         }
         self.read_everything()?;
         self.settle()?;
-        let end = self.now_us + self.bound_us();
-        self.watchers_catch_up(end)?;
+        self.watchers_catch_up(self.bound_us())?;
         self.leases_run_out()?;
         self.compare_with_model()?;
         self.judge_from_outside()

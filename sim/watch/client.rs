@@ -12,6 +12,9 @@ use quorate::types::{GroupId, KeyRange};
 use std::collections::VecDeque;
 use std::fmt;
 
+/// Ids that a watcher chooses itself; a hub counts from 0 and never gets here.
+const ASKED_IDS: i64 = 1_000_000;
+
 /// What a watcher asks of its member, in order on one stream.
 #[derive(Clone, Debug)]
 pub enum Ask {
@@ -171,7 +174,7 @@ impl Watcher {
         let (progress_notify, fragment) = (self.rng.chance(1, 2), self.rng.chance(1, 4));
         let start = self.start(now);
         let at = self.free()?;
-        let asked_id = if self.rng.chance(1, 4) { 100 + at as i64 } else { 0 };
+        let asked_id = if self.rng.chance(1, 4) { ASKED_IDS + at as i64 } else { 0 };
         self.watches[at] = Some(Watch {
             wanted: Wanted::new(range, filters, prev_kv, fragment, start),
             progress_notify,

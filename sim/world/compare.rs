@@ -159,8 +159,7 @@ impl World {
         let to = self.now_us + SECOND;
         self.run_until(to)?;
         self.settle()?;
-        let end = self.now_us + self.bound_us();
-        self.watchers_catch_up(end)
+        self.watchers_catch_up(self.bound_us())
     }
 
     /// The log has said that everything was right: so must the clients' record alone.

@@ -364,8 +364,10 @@ impl World {
         self.streams.remove(&stream);
     }
 
-    /// Every watch has been told everything: whoever waits for more waits in vain.
-    pub fn watchers_catch_up(&mut self, end_us: u64) -> Checked {
+    /// Every watch is told everything that is committed. With the smallest buffers that takes a
+    /// while: what must not happen is that nobody is told anything more for `patience_us`.
+    pub fn watchers_catch_up(&mut self, patience_us: u64) -> Checked {
+        let (mut end_us, mut told) = (self.now_us + patience_us, self.watched);
         let all = |world: &mut World| {
             let history = &world.history;
             world.watchers.iter_mut().all(|w| w.is_current(history.model(w.group)))
@@ -379,6 +381,9 @@ impl World {
             }
             let to = (self.now_us + 20 * MS).min(end_us);
             self.run_until(to)?;
+            if told.events != self.watched.events || told.compacted != self.watched.compacted {
+                (end_us, told) = (self.now_us + patience_us, self.watched);
+            }
         }
         Ok(())
     }
