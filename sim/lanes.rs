@@ -17,6 +17,10 @@ const COMPACT_BUDGET: usize = 16;
 impl World {
     pub fn work(&mut self, m: usize, work: Work) -> Checked {
         self.trace.word(m as u64);
+        if self.trace.is_on() && work != Work::Turn {
+            let text = self.describe_work(m, work);
+            self.trace.work_ends(self.now_us, m, work.name(), text);
+        }
         let done = match work {
             Work::WalWrite => self.wal_write(m),
             Work::WalSync => return self.wal_sync(m),

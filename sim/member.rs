@@ -94,6 +94,23 @@ pub enum Work {
     Upkeep,
 }
 
+impl Work {
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::WalWrite => "write",
+            Work::WalSync => "sync",
+            Work::LogRead => "log read",
+            Work::Apply => "apply",
+            Work::Background => "background",
+            Work::Serve => "serve snapshot",
+            Work::Install => "install snapshot",
+            Work::Turn => "turn",
+            Work::Publish => "publish",
+            Work::Upkeep => "watch upkeep",
+        }
+    }
+}
+
 /// What the applier does, one at a time.
 #[derive(Debug)]
 pub enum Job {
@@ -262,6 +279,10 @@ impl Live {
             last: status.last,
             conf: status.conf,
         })
+    }
+
+    pub fn status(&self, group: GroupId) -> Option<quorate::raft::Status> {
+        self.core.status(group).map(|status| status.raft)
     }
 
     /// Requests and reads that wait inside the core: bounded.

@@ -195,6 +195,18 @@ impl Net {
     pub fn open(&self, from: usize, to: usize) -> bool {
         self.links[self.at(from, to)].cut.is_none()
     }
+    /// The fault that stands on a link, if any.
+    pub fn trouble(&self, from: usize, to: usize) -> Option<Fault> {
+        let link = self.links[self.at(from, to)];
+        link.cut
+            .or(link.clogged.map(|clog| clog.why))
+            .or((link.groups_cut != 0).then_some(Fault::GroupPartition))
+            .or(link.slow.then_some(Fault::SlowLink))
+    }
+    pub fn troubles(&self) -> impl Iterator<Item = (usize, usize, Fault)> + '_ {
+        let pairs = (0..SLOTS_MAX).flat_map(|a| (0..SLOTS_MAX).map(move |b| (a, b)));
+        pairs.filter_map(|(a, b)| self.trouble(a, b).map(|fault| (a, b, fault)))
+    }
     /// A message's usual delay. A slow link is slow for everything.
     fn usual_us(&self, noise: &mut Prng, slow: bool) -> u64 {
         let delay = self.delay;

@@ -6,7 +6,7 @@
 //! what members write, send, apply and say, never from their own opinion of being right.
 
 use crate::conf::{Confs, is_quorum};
-use crate::trace::hash_bytes;
+use crate::trace::{LogTerms, hash_bytes};
 use quorate::codec::raft::decode_conf_change;
 use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
 use quorate::types::{
@@ -160,6 +160,19 @@ impl Safety {
 
     pub fn committed_index(&self, group: GroupId) -> LogIndex {
         LogIndex(self.committed.get(&group).map_or(0, |log| log.len() as u64))
+    }
+
+    /// What a member's disk holds of a group's log for sure, for the picture.
+    pub fn log_on_disk(&self, node: NodeId, group: GroupId) -> LogTerms {
+        self.durable.get(&node).and_then(|m| m.get(&group)).map_or_else(LogTerms::default, |log| {
+            LogTerms::of(log.start.0, log.terms.iter().map(|(i, t)| (*i, *t)))
+        })
+    }
+    /// What anybody has applied, for the picture.
+    pub fn log_committed(&self, group: GroupId) -> LogTerms {
+        let log = self.committed.get(&group).into_iter().flatten();
+        let at = |(i, entry): (usize, &Committed)| (LogIndex(i as u64 + 1), entry.term);
+        LogTerms::of(LogIndex::ZERO, log.enumerate().map(at))
     }
 
     /// After every step of a member.

@@ -110,7 +110,7 @@ pub fn switch_module(mutants: &[Mutant]) -> String {
         "use std::sync::LazyLock;\n\
          const NAMES: [&str; {}] = {names:?};\n\
          static ON: LazyLock<usize> = LazyLock::new(|| {{\n\
-             let wanted = std::env::var(\"QUORATE_MUTANT\").unwrap_or_default();\n\
+             let wanted = std::env::var(\"MUTANT\").unwrap_or_default();\n\
              NAMES.iter().position(|name| *name == wanted).unwrap_or(usize::MAX)\n\
          }});\n\
          #[inline]\n\

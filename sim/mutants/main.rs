@@ -5,13 +5,14 @@
 //! cargo test --test mutants -- run                         # the table; what was seen is kept
 //! cargo test --test mutants -- run --limit 2000            # tries the unseen ones for longer
 //! cargo test --test mutants -- run NAME ...                # only these
+//! cargo test --test mutants -- run --unseen                # the unseen ones from the first seed
 //! cargo test --test mutants -- run --again                 # from the first seed, seen or not
 //! cargo test --test mutants -- run --built                 # with the copy as it was built last
 //! cargo test --test mutants -- table                       # as SIMULATION.md shows it
 //! ```
 //!
 //! `run` copies the tree to `target/mutants/tree`, puts all mistakes of `list.txt` in, each behind
-//! a switch (the environment variable `QUORATE_MUTANT` names the one that is on), builds the
+//! a switch (the environment variable `MUTANT` names the one that is on), builds the
 //! simulator there once, and lets it play seeds with one mistake at a time until a rule is
 //! violated. What came of it is kept in `found.txt`. First the copy runs without any mistake:
 //! that must be clean. The product's own source has no switches.

@@ -39,6 +39,8 @@ pub struct Args {
     /// the seeds are named.
     pub budget: Option<Duration>,
     pub verbose: bool,
+    /// The file that the story is wanted in: of the one seed, or of the first that fails.
+    pub trace: Option<String>,
     /// Decisions to play instead of a seed's.
     pub tape: Option<Arc<Tape>>,
     pub shrink_budget: Duration,
@@ -64,6 +66,7 @@ impl Args {
             seeds: if nightly { Seeds::Endless(LONG_FROM) } else { Seeds::Default },
             budget: nightly.then_some(Duration::from_secs(8 * 3600)),
             verbose: false,
+            trace: trace_path(std::env::args()).filter(|_| var("QUORATE_CHILD").is_none()),
             tape: None,
             shrink_budget: Duration::from_secs(300),
             child: var("QUORATE_CHILD").is_some(),
@@ -148,10 +151,19 @@ pub fn regressions(tier: &str) -> Vec<Seed> {
         .collect()
 }
 
+/// `--trace FILE` or `--trace=FILE`, else `QUORATE_TRACE`.
+fn trace_path(mut args: impl Iterator<Item = String>) -> Option<String> {
+    let given = args.find_map(|arg| match arg.strip_prefix("--trace")? {
+        "" => Some(None),
+        rest => Some(Some(rest.strip_prefix('=')?.to_owned())),
+    });
+    given.and_then(|path| path.or_else(|| args.next())).or_else(|| var("QUORATE_TRACE"))
+}
+
 /// Whether `cargo test`'s arguments ask for this target at all, and for its nightly form.
 fn selected(args: impl Iterator<Item = String>) -> Option<bool> {
-    const WITH_VALUE: [&str; 6] =
-        ["--test-threads", "--format", "--color", "--skip", "--logfile", "-Z"];
+    const WITH_VALUE: [&str; 7] =
+        ["--test-threads", "--format", "--color", "--skip", "--logfile", "-Z", "--trace"];
     let (mut wanted, mut nightly) = (true, false);
     let mut args = args.peekable();
     while let Some(arg) = args.next() {

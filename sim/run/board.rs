@@ -3,7 +3,7 @@
 use super::args::{Args, Seeds, regressions};
 use super::failure::{self, Class};
 use super::play::play_apart;
-use super::{Job, Outcome, Tier, lock};
+use super::{Job, Outcome, Tier, lock, tell};
 use crate::faults::Counters;
 use crate::plan::Seed;
 use crate::safety::Violation;
@@ -24,6 +24,8 @@ const TWICE_FIRST: u64 = 5;
 pub struct Board {
     pub tier: &'static Tier,
     pub verbose: bool,
+    /// The file that the story is wanted in.
+    trace: Option<String>,
     tape: Option<Arc<Tape>>,
     child: bool,
     started: Instant,
@@ -76,6 +78,7 @@ impl Board {
         Board {
             tier,
             verbose: args.verbose,
+            trace: args.trace.clone(),
             tape: args.tape.clone(),
             child: args.child,
             started: Instant::now(),
@@ -172,23 +175,23 @@ impl Board {
             outcome.faults.total(),
             if failed { " FAILED" } else { "" }
         );
-        if job.verbose
-            && let Ok(path) = std::env::var("QUORATE_TRACE")
-            && let Err(error) = std::fs::write(&path, outcome.lines.join("\n"))
-        {
-            println!("{path}: {error}");
-        }
         if let (Some(tape), Ok(path)) = (&outcome.tape, std::env::var("QUORATE_RECORD"))
             && let Err(error) = std::fs::write(&path, tape.to_string())
         {
             println!("{path}: {error}");
         }
-        let Some(violation) = violation else { return };
-        if outcome.lines.is_empty() && !job.verbose && failures_before < 3 {
-            // Played again for its text: the same seed tells the same story.
-            let loud = Job { verbose: true, ..job.clone() };
-            outcome.lines = play_apart(self.tier, &loud).lines;
+        if failed && outcome.lines.is_empty() && !job.verbose && failures_before < 3 {
+            // Played again for its story: the same seed tells the same one.
+            let again = play_apart(self.tier, &Job { verbose: true, ..job.clone() });
+            (outcome.lines, outcome.told) = (again.lines, again.told);
         }
+        // Of many seeds the first that fails is the one to look at.
+        if let Some(path) = &self.trace
+            && (job.verbose || failed && failures_before == 0)
+        {
+            tell::write(path, self.tier, job, &outcome, violation.as_ref());
+        }
+        let Some(violation) = violation else { return };
         failure::print(self.tier, job, &outcome, &violation);
     }
 

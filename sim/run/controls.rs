@@ -3,6 +3,7 @@
 use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
+use crate::trace::html;
 use crate::{history, model, tape, watch, wgl, workload};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
@@ -13,6 +14,7 @@ const CONTROLS: &[(&str, fn())] = &[
     ("watch", watch::self_check),
     ("black box", wgl::self_check),
     ("programs", workload::self_check),
+    ("picture", html::self_check),
     ("canary", canary),
 ];
 
@@ -32,7 +34,10 @@ pub fn run() -> usize {
 /// member's answer to a red line is whole.
 fn canary() {
     let runtime = madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default());
-    let Outcome { violation, .. } = runtime.block_on(async { world::play_spoilt(Plan::new(1)) });
+    let Outcome { violation, told, .. } =
+        runtime.block_on(async { world::play_spoilt(Plan::new(1)) });
     let rule = violation.as_ref().map(|v| v.rule);
     assert_eq!(rule, Some("wrong-reply"), "the canary lives: a spoilt reply gave {violation:?}");
+    let violation = violation.expect("just looked");
+    html::shows("1", &violation, &told.picture).expect("the canary is in its picture");
 }

@@ -1,6 +1,6 @@
 //! What is said of a failure: one line with all that is needed to see it again.
 
-use super::{Job, Outcome, TIERS, Tier};
+use super::{Job, Outcome, TIERS, Tier, tell};
 use crate::plan::Seed;
 use crate::safety::Violation;
 use crate::trace::hash_bytes;
@@ -80,13 +80,10 @@ pub fn replay_command(tier: &Tier, seed: &Seed) -> String {
 /// Everything about one failure; the line that begins with `FAILED` says it all.
 pub fn print(tier: &Tier, job: &Job, outcome: &Outcome, violation: &Violation) {
     let seed = &job.seed;
-    let tail = outcome.lines.len().saturating_sub(if job.verbose { 400 } else { 40 });
-    for line in &outcome.lines[tail..] {
-        let line: String = line.chars().take(if job.verbose { 2_000 } else { 240 }).collect();
-        println!("    {line}");
-    }
+    tell::print_tail(outcome, violation, if job.verbose { 60 } else { 25 });
     println!("seed {seed} violates [{}]: {}", violation.rule, violation.detail);
     println!("  plan: {}", (tier.plan)(seed));
+    println!("  picture: QUORATE_TRACE=seed.html and what stands behind `replay`");
     println!(
         "FAILED commit {} tier {} seed {seed} plan {:016x} rule [{}] replay: {}",
         commit(),

@@ -20,6 +20,7 @@ mod ledger;
 mod play;
 mod same;
 mod shrink;
+mod tell;
 
 pub use play::take_panic;
 
@@ -27,6 +28,7 @@ use crate::faults::Counters;
 use crate::plan::{Plan, Seed};
 use crate::safety::Violation;
 use crate::tape::Tape;
+use crate::trace::Told;
 use crate::watch::Heard;
 use crate::world::{self, Sampled};
 use args::{Args, Mode};
@@ -101,7 +103,10 @@ pub struct Outcome {
     pub checked: Sampled,
     pub faults: Counters,
     pub violation: Option<Violation>,
+    /// The story as text, if it was kept.
     pub lines: Vec<String>,
+    /// And otherwise.
+    pub told: Told,
     pub tape: Option<Tape>,
 }
 

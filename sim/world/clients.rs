@@ -48,8 +48,7 @@ impl World {
         if self.phase.is_some() && self.now_us >= due && in_time && !what.is_serializable() {
             self.phase_asked.insert(group);
         }
-        self.trace
-            .note(self.now_us, || format!("client {c} call {id} to {m} group {group}: {what:?}"));
+        self.trace.call(self.now_us, c, m, group, id, &what);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -69,6 +68,7 @@ impl World {
         what: &Rc<Call>,
     ) -> Checked {
         self.trace.word(call);
+        self.trace.call_arrives(self.now_us, call);
         let token = Token(call);
         match &**what {
             Call::Write(command) => {
@@ -133,6 +133,7 @@ impl World {
 
     pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
         let Some(&c) = self.callers.get(&call) else { return };
+        self.trace.call_leaves(self.now_us, call);
         let delay = self.travel.between(20, 800);
         self.after(delay, Event::Reply { c, call, answer: Box::new(answer) });
     }
@@ -141,7 +142,7 @@ impl World {
         let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
         let group = open.group;
         self.trace.word(call);
-        self.trace.note(self.now_us, || format!("client {c} call {call}: {answer:?}"));
+        self.trace.call_ends(self.now_us, call, &answer);
         let began = self.call_began.remove(&call);
         if !matches!(answer, Answer::Failed { .. })
             && began.is_some_and(|at| at >= self.phase_began_us)
@@ -171,7 +172,7 @@ impl World {
 
     pub(super) fn give_up(&mut self, c: usize, call: CallId) -> Checked {
         let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
-        self.trace.note(self.now_us, || format!("client {c} gives up call {call}"));
+        self.trace.call_given_up(self.now_us, call);
         self.history.abandon(call);
         self.clients[c].try_again(open.group, &open.call);
         self.call_began.remove(&call);

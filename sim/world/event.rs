@@ -22,6 +22,8 @@ pub enum Event {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        /// Its number in the story.
+        told: u64,
         /// The connection it was sent on.
         stream: u64,
         /// The data directory of the process that sent it, and whether that is a wiped one.

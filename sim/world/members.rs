@@ -8,6 +8,7 @@ use crate::faults::Fault;
 use crate::member::{Live, Work};
 use crate::plan::MS;
 use crate::safety::{Checked, broken, ensure};
+use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::Role;
@@ -150,6 +151,7 @@ impl World {
     }
 
     fn inspect(&mut self, m: usize) -> Checked {
+        self.tell_state(m);
         let slot = &self.slots[m];
         let Some(live) = &slot.live else { return Ok(()) };
         ensure!(
@@ -197,7 +199,12 @@ impl World {
                     _ => None,
                 };
                 self.trace.word(entry.index.0);
-                self.history.commit(self.now_us, job.group, entry, proposal)?;
+                let done = self.history.commit(self.now_us, job.group, entry, proposal);
+                let at = (entry.index, entry.term);
+                self.trace.commit(self.now_us, m, job.group, at, || {
+                    (words::entry(entry), self.history.model(job.group).revision())
+                });
+                done?;
             }
             self.live(m).jobs.push_back(crate::member::Job::Apply(job));
         }
@@ -223,19 +230,13 @@ impl World {
             self.answered(m, token, result)?;
         }
         for (group, note) in output.notes {
-            self.trace.note(self.now_us, || format!("{m} group {group}: {note:?}"));
+            self.trace.note(self.now_us, || format!("{m} group {group}: {note}"));
         }
         for soft in output.roles {
             if soft.role == Role::Leader && self.transfer == Some((soft.group, m)) {
                 self.transfer = None;
                 self.counters.mattered(Fault::Transfer);
             }
-            self.trace.note(self.now_us, || {
-                format!(
-                    "{m} group {}: {:?} in term {}, leader {}",
-                    soft.group, soft.role, soft.term, soft.leader
-                )
-            });
         }
         if let Some(root) = output.root {
             self.live(m).follow_root(&root);

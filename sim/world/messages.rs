@@ -5,6 +5,7 @@ use super::event::{Event, Process};
 use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
 use crate::safety::{Checked, broken, ensure};
+use crate::trace::Fate;
 use bytes::BytesMut;
 use quorate::multiraft::NodeMessage;
 use quorate::node::Action;
@@ -31,37 +32,53 @@ impl World {
             }
         }
         let p = self.slots[from].process;
+        let whole = self.trace.is_on().then(|| message.clone());
         let (kept, full) = self.net.sift(self.now_us, from, to, message, &mut self.counters);
         if full {
             let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
             self.after(200, Event::Tell { m: from, p, action });
         }
+        if let Some(lost) = whole.and_then(|whole| without(whole, kept.as_ref())) {
+            self.told_lost(from, to, &Rc::new(lost), Fate::Sifted);
+        }
         let Some(message) = kept else { return Ok(()) };
+        let what = Rc::new(message);
         if !self.connect(from, to)? {
+            self.told_lost(from, to, &what, Fate::Unconnected);
             let action = Box::new(Action::Unreachable { peer: self.slots[to].node });
             self.after(200, Event::Tell { m: from, p, action });
             return Ok(());
         }
         let receiver = self.slots[to].process;
         let sender = (self.slots[from].incarnation, self.slots[from].wiped);
-        let flights = self.net.send(self.now_us, from, to, &message, &mut self.counters);
+        let flights = self.net.send(self.now_us, from, to, &what, &mut self.counters);
         // What arrives is what the bytes say.
         let mut bytes = BytesMut::new();
-        message.encode(&mut bytes);
+        what.encode(&mut bytes);
         let bytes = bytes.freeze();
         self.trace.bytes(&bytes);
         match NodeMessage::decode(&bytes) {
-            Ok(decoded) if decoded == message => {}
-            other => return broken("codec", format!("sent {message:?}, arrived {other:?}")),
+            Ok(decoded) if decoded == *what => {}
+            other => return broken("codec", format!("sent {what:?}, arrived {other:?}")),
         }
-        let what = Rc::new(message);
+        if flights.iter().all(|flight| flight.copy.is_some()) {
+            let fault = self.net.trouble(from, to).unwrap_or(Fault::Drop);
+            self.told_lost(from, to, &what, Fate::Lost(fault));
+        }
         for flight in flights {
             let what = what.clone();
-            let (copy, stream) = (flight.copy, flight.stream);
-            let event = Event::Arrive { from, to, receiver, copy, stream, sender, what };
-            self.at(flight.arrives_us, event);
+            let (copy, stream, at) = (flight.copy, flight.stream, flight.arrives_us);
+            let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
+            let event = Event::Arrive { from, to, receiver, copy, told, stream, sender, what };
+            self.at(at, event);
         }
         Ok(())
+    }
+
+    /// A frame that never set out.
+    fn told_lost(&mut self, from: usize, to: usize, what: &Rc<NodeMessage>, fate: Fate) {
+        let told = self.trace.sent(self.now_us, (from, to), what, None, self.now_us);
+        self.trace.met(told, self.now_us, fate);
     }
 
     pub(super) fn arrive(
@@ -70,6 +87,7 @@ impl World {
         to: usize,
         receiver: Process,
         copy: Option<Fault>,
+        told: u64,
         stream: u64,
         sender: (Incarnation, bool),
         what: &Rc<NodeMessage>,
@@ -77,6 +95,7 @@ impl World {
         self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
+            self.trace.met(told, self.now_us, Fate::Down);
             if self.net.vanished(self.now_us, to) {
                 self.counters.mattered(Fault::HalfOpen);
             }
@@ -87,9 +106,11 @@ impl World {
             && (copy != Some(Fault::LateReplay) || !self.net.open(from, to))
         {
             self.counters.mattered(why);
+            self.trace.met(told, self.now_us, Fate::Lost(why));
             return Ok(());
         }
         if copy != Some(Fault::LateReplay) && receiver != slot.process {
+            self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }
         if let Some(fault) = copy {
@@ -101,7 +122,7 @@ impl World {
                 format!("member {from} was wiped, {to} takes its message"),
             );
         }
-        self.trace.note(self.now_us, || format!("{from} -> {to}: {}", describe(what)));
+        self.trace.met(told, self.now_us, Fate::Arrived);
         let action = Action::Frame {
             from: self.slots[from].node,
             incarnation: sender.0,
@@ -111,13 +132,14 @@ impl World {
     }
 }
 
-fn describe(message: &NodeMessage) -> String {
-    match message {
-        NodeMessage::Raft(messages) => {
-            let each: Vec<String> =
-                messages.iter().map(|m| format!("g{} t{} {:?}", m.group, m.term, m.body)).collect();
-            each.join("; ")
+/// What of a frame was not kept: `None` when all of it was.
+fn without(whole: NodeMessage, kept: Option<&NodeMessage>) -> Option<NodeMessage> {
+    match (whole, kept) {
+        (NodeMessage::Raft(all), Some(NodeMessage::Raft(kept))) => {
+            let lost: Vec<_> = all.into_iter().filter(|m| !kept.contains(m)).collect();
+            (!lost.is_empty()).then_some(NodeMessage::Raft(lost))
         }
-        other => format!("{other:?}"),
+        (whole, None) => Some(whole),
+        _ => None,
     }
 }

@@ -13,6 +13,7 @@ mod event;
 mod members;
 mod messages;
 mod slot;
+mod telling;
 mod watches;
 
 pub use compare::Sampled;
@@ -22,6 +23,7 @@ pub use slot::{Condition, SLOTS_MAX, Slot};
 
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History, LeaseRules};
+use crate::member::Work;
 use crate::net::Net;
 use crate::plan::Plan;
 use crate::run::{self, Job, Outcome};
@@ -111,13 +113,14 @@ pub fn play(plan: Plan, job: &Job) -> Outcome {
 
 /// Plays a seed with one reply spoilt on its way.
 pub fn play_spoilt(plan: Plan) -> Outcome {
-    let mut world = World::new(plan, &Job::default());
+    let mut world = World::new(plan, &Job { verbose: true, ..Job::default() });
     world.spoil = true;
     play_world(world)
 }
 
 fn play_world(mut world: World) -> Outcome {
     let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    world.tell_standing();
     let violation = match end {
         Ok(Ok(())) => None,
         Ok(Err(mut violation)) => {
@@ -126,6 +129,9 @@ fn play_world(mut world: World) -> Outcome {
         }
         Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
+    // What has panicked may do so again when it is asked how it is.
+    let last = catch_unwind(AssertUnwindSafe(|| world.last())).unwrap_or_default();
+    let (lines, told) = world.trace.take_story(world.now_us, last);
     let tape = world.take_tape();
     Outcome {
         tape,
@@ -140,7 +146,8 @@ fn play_world(mut world: World) -> Outcome {
         checked: world.checked,
         faults: world.counters.clone(),
         violation,
-        lines: world.trace.take_lines(),
+        lines,
+        told,
     }
 }
 
@@ -206,6 +213,11 @@ impl World {
     }
 
     pub fn at(&mut self, at_us: u64, event: Event) {
+        if let Event::Work { m, work, .. } = &event
+            && *work != Work::Turn
+        {
+            self.trace.work_begins(self.now_us, *m, work.name());
+        }
         self.seq += 1;
         self.queue.push(Reverse(Item { at_us: at_us.max(self.now_us), seq: self.seq, event }));
     }
@@ -298,7 +310,9 @@ impl World {
         // change it.
         let place = target.map_or(0, |(m, _)| m as u64 + 1) << 8 | kind;
         self.travel = Prng::new(seed::at(seed::at(self.travel_key, self.now_us), place));
-        self.event(event)
+        let done = self.event(event);
+        self.tell_standing();
+        done
     }
 
     fn event(&mut self, event: Event) -> Checked {
@@ -319,8 +333,8 @@ impl World {
                 }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, stream, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, stream, sender, &what)
+            Event::Arrive { from, to, copy, told, stream, what, receiver, sender } => {
+                self.arrive(from, to, receiver, copy, told, stream, sender, &what)
             }
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
