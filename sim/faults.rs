@@ -58,6 +58,7 @@ faults! {
     CoreOnly "core-only",
     QuorumEdge "quorum-edge",
     QuorumLoss "quorum-loss",
+    Waves "quorum-waves",
     Transfer "transfer",
     // Disks.
     LostWrites "lost-writes",
@@ -68,6 +69,12 @@ faults! {
     Wipe "wipe",
     // Identity.
     ForeignPeer "foreign-peer",
+    MidStream "mid-stream",
+    OldId "old-id",
+    OtherClusterDir "other-cluster-dir",
+    OtherMemberDir "other-member-dir",
+    OlderStore "older-store",
+    Restored "restored-cluster",
 }
 
 field_of!(Fault, Fault::ALL);
@@ -258,6 +265,36 @@ pub enum Act {
         member: usize,
         for_us: u64,
     },
+    MidStream {
+        member: usize,
+        for_us: u64,
+    },
+    OldId {
+        member: usize,
+    },
+    OtherClusterDir {
+        member: usize,
+    },
+    OtherMemberDir {
+        member: usize,
+        of: usize,
+    },
+    OlderStore {
+        member: usize,
+    },
+    Restored {
+        survivor: usize,
+        draw: u64,
+    },
+    Waves {
+        first: usize,
+        down_us: u64,
+    },
+    /// A member's turn in a wave.
+    Wave {
+        member: usize,
+        down_us: u64,
+    },
 }
 }
 
@@ -357,6 +394,13 @@ impl Nemesis {
             Fault::DiskError => Act::DiskError { member, down_us: time },
             Fault::Wipe => Act::Wipe { member },
             Fault::ForeignPeer => Act::ForeignPeer { member, for_us: time },
+            Fault::MidStream => Act::MidStream { member, for_us: tick + time / 8 },
+            Fault::OldId => Act::OldId { member },
+            Fault::OtherClusterDir => Act::OtherClusterDir { member },
+            Fault::OtherMemberDir => Act::OtherMemberDir { member, of: other },
+            Fault::OlderStore => Act::OlderStore { member },
+            Fault::Restored => Act::Restored { survivor: member, draw: c },
+            Fault::Waves => Act::Waves { first: member, down_us: time },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }

@@ -4,6 +4,7 @@
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
+use crate::trace::hash_bytes;
 use crate::watch::WatchPlan;
 use bytes::{Bytes, BytesMut};
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
@@ -36,7 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
-const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
+pub const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
 const WAL_DIR: &str = "/data/member/wal";
 const STORE: &str = "/data/member/snap/db";
 
@@ -383,18 +384,34 @@ impl Live {
         if report.problems.is_empty() { Ok(()) } else { Err(format!("{:?}", report.problems)) }
     }
 
-    /// Who refuses whom when a member of another cluster is met: (this member, the other).
-    pub fn meet_foreign(&self, foreign: &LocalIdentity) -> (bool, bool) {
-        let theirs = foreign.hello(self.identity.node, StreamKind::Messages);
-        let ours = self.identity.hello(foreign.node, StreamKind::Messages);
-        let mut their_book = PeerBook::new();
-        their_book.add(self.identity.node, None);
-        let refuses =
-            |verdict| matches!(verdict, Verdict::Refuse(Refusal::ClusterIdMismatch { .. }));
-        (
-            refuses(judge(&self.identity, &self.book, &theirs)),
-            refuses(judge(foreign, &their_book, &ours)),
-        )
+    pub fn identity(&self) -> &LocalIdentity {
+        &self.identity
+    }
+    pub fn book(&self) -> &PeerBook {
+        &self.book
+    }
+    /// The other members, as this one knows them.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let own = self.identity.node;
+        self.core.root().members.keys().copied().filter(move |id| *id != own)
+    }
+    pub fn frames_refused(&self) -> u64 {
+        self.core.counters().0.frames_refused
+    }
+
+    /// Terms, votes, logs, membership and data as one number.
+    pub fn fingerprint(&self) -> u64 {
+        let groups: Vec<_> = self
+            .core
+            .group_ids()
+            .map(|group| {
+                let raft = self.core.status(group).expect("it named the group").raft;
+                let state = self.applier.state_hash(group);
+                let log = (raft.term, raft.vote, raft.commit, raft.applied, raft.last);
+                (group, raft.role, raft.conf, log, state)
+            })
+            .collect();
+        hash_bytes(format!("{groups:?} {:?}", self.core.root()).as_bytes())
     }
 }
 
@@ -423,17 +440,6 @@ pub fn meet(a: &mut Live, b: &mut Live) -> (Option<Refusal>, Option<Refusal>) {
         b.book.pin(a.identity.node, a.identity.incarnation);
     }
     (by_a, by_b)
-}
-
-/// A member of another cluster that calls itself `node`.
-pub fn foreign_identity(node: NodeId) -> LocalIdentity {
-    LocalIdentity {
-        cluster: FOREIGN_CLUSTER,
-        node,
-        incarnation: Incarnation(0xbad),
-        server_version: "sim".to_owned(),
-        peer_urls: Vec::new(),
-    }
 }
 
 pub fn step_checkpoint(job: &mut CheckpointJob) -> Result<Option<CheckpointDone>, StorageError> {

@@ -1,10 +1,10 @@
-//! Identity: wiped disks, members of other clusters, and who may shake hands with whom.
+//! Identity within the cluster: wiped disks, and who may shake hands with whom.
 
 use crate::conf::is_quorum;
 use crate::faults::Fault;
 use crate::member;
 use crate::plan::MS;
-use crate::safety::{Checked, Violation, broken, ensure};
+use crate::safety::{Checked, Violation, broken};
 use crate::world::{Event, World};
 use quorate::io::mem_disk::MemDisk;
 use quorate::node::Action;
@@ -44,36 +44,6 @@ impl World {
         self.safety.on_wiped(node);
         let at = self.now_us + 50 * MS;
         self.plan_restart(m, at);
-        Ok(())
-    }
-
-    /// A member goes down, and a member of another cluster answers at its address and dials.
-    pub(super) fn foreign_peer(&mut self, m: usize, for_us: u64) -> Checked {
-        if self.slots[m].live.is_none() || self.slots[m].wiped {
-            return Ok(());
-        }
-        self.crash(m, for_us, Fault::ForeignPeer);
-        self.foreign.insert(m, self.now_us + for_us);
-        let up = self.up();
-        for other in up {
-            self.meet_foreign(other, m)?;
-        }
-        Ok(())
-    }
-
-    /// A member and the foreign one at `at` shake hands: both must refuse.
-    fn meet_foreign(&mut self, member: usize, at: usize) -> Checked {
-        let foreign = member::foreign_identity(self.slots[at].node);
-        let Some(live) = self.slots[member].live.as_ref() else { return Ok(()) };
-        let (here, there) = live.meet_foreign(&foreign);
-        self.trace.word(1 + at as u64);
-        ensure!(
-            here && there,
-            "foreign-heard",
-            "member {member} and a foreign one at {at}: refused by the member {here}, by the \
-             foreigner {there}"
-        );
-        self.counters.mattered(Fault::ForeignPeer);
         Ok(())
     }
 

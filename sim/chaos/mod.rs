@@ -2,13 +2,18 @@
 //!
 //! One file per kind of disturbance; each opens with what it may do and what must hold meanwhile.
 
+mod directories;
 mod disk;
+mod foreign;
 mod identity;
 mod network;
 mod process;
 mod quorum;
+mod restored;
 mod streams;
 mod time;
+
+pub use foreign::Foreign;
 
 use crate::faults::{Act, Fault};
 use crate::safety::Checked;
@@ -93,6 +98,16 @@ impl World {
             Act::QuorumLoss { down_us } => self.quorum_loss(down_us),
             Act::Wipe { member } => return self.wipe(member),
             Act::ForeignPeer { member, for_us } => return self.foreign_peer(member, for_us),
+            Act::MidStream { member, for_us } => {
+                return self.switch_in_mid_stream(member, for_us);
+            }
+            Act::OldId { member } => return self.old_client_id(member),
+            Act::OtherClusterDir { member } => return self.other_clusters_directory(member),
+            Act::OtherMemberDir { member, of } => return self.other_members_directory(member, of),
+            Act::OlderStore { member } => return self.older_store(member),
+            Act::Restored { survivor, draw } => return self.restore_beside(survivor, draw),
+            Act::Waves { first, down_us } => self.quorum_waves(first, down_us),
+            Act::Wave { member, down_us } => self.wave(member, down_us),
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::Phase;
 use crate::conf::is_quorum;
-use crate::faults::Fault;
+use crate::faults::{Act, Fault};
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
 use crate::world::{Condition, Event, World};
@@ -40,6 +40,25 @@ impl World {
         self.counters.fired(Fault::QuorumLoss);
         self.begin_phase(Phase::Loss, &down, down_us);
         self.history.quorum_lost(self.now_us);
+    }
+
+    /// Members go down one after the other, all of them, each for as long: first a few are away,
+    /// then most, then others. Nothing is promised meanwhile but what always is.
+    pub(super) fn quorum_waves(&mut self, first: usize, down_us: u64) {
+        self.counters.fired(Fault::Waves);
+        let n = self.slots.len();
+        let stagger = down_us / n as u64 + 1;
+        for i in 0..n {
+            let m = (first + i) % n;
+            let act = Act::Wave { member: m, down_us };
+            self.after(1 + i as u64 * stagger, Event::Act { act });
+        }
+    }
+
+    pub(super) fn wave(&mut self, m: usize, down_us: u64) {
+        if !self.slots[m].wiped {
+            self.crash(m, down_us, Fault::Waves);
+        }
     }
 
     /// Every configuration that some group acts on, or will when a change comes through.

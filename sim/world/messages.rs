@@ -99,7 +99,7 @@ impl World {
             if self.net.vanished(self.now_us, to) {
                 self.counters.mattered(Fault::HalfOpen);
             }
-            return Ok(());
+            return self.stray(to, what);
         }
         // A late replay comes whatever became of the connection it was sent on.
         if let Err(why) = self.net.arrives(from, to, stream)

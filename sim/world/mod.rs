@@ -21,6 +21,7 @@ pub use event::{Event, Process};
 pub use members::UPKEEP_US;
 pub use slot::{Condition, SLOTS_MAX, Slot};
 
+use crate::chaos::Foreign;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History, LeaseRules};
 use crate::member::Work;
@@ -35,6 +36,7 @@ use crate::watch::{Heard, Watcher};
 use crate::workload::{Client, Promises};
 use compare::HashKvs;
 use event::Item;
+use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
 use quorate::types::{GroupId, NodeId};
@@ -91,8 +93,10 @@ pub struct World {
     pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
-    /// Member addresses at which somebody else answers, and until when.
-    pub foreign: BTreeMap<usize, u64>,
+    /// Member addresses at which somebody else answers.
+    pub foreign: BTreeMap<usize, Foreign>,
+    /// What a member's disk held when it was last copied.
+    pub older: BTreeMap<usize, MemDisk>,
     /// The newest leadership that was asked to move, and where to.
     pub transfer: Option<(GroupId, usize)>,
     pub acting: bool,
@@ -202,6 +206,7 @@ impl World {
             phase: None,
             call_began: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            older: BTreeMap::new(),
             transfer: None,
             acting: false,
             frozen_us: 0,

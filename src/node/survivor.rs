@@ -19,8 +19,9 @@ use super::boot::{BootConfig, BootError, Founding, boot};
 use super::member::Member;
 use super::portable::SnapshotWriter;
 use crate::io::Disk;
-use crate::types::{GroupId, HardState, LogIndex};
+use crate::types::{GroupId, HardState, LogIndex, StorageError};
 use crate::wal::{Batch, Record};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What to do with entries that this member does not know to be committed.
@@ -68,6 +69,11 @@ impl std::fmt::Debug for Survivor {
 }
 
 impl Survivor {
+    /// The whole snapshot into a new file.
+    pub fn write_file(self, disk: &Arc<dyn Disk>, path: &Path) -> Result<u64, StorageError> {
+        self.snapshot.write_file(disk, path)
+    }
+
     /// Per group the newest entry that the snapshot holds, and its revision.
     pub fn groups(&self) -> Vec<(GroupId, LogIndex, i64)> {
         let applier = &self.member.applier;

@@ -1,0 +1,169 @@
+//! Data directories in the wrong place: another cluster's, another member's, and a store that is
+//! older than the log beside it. All of it happens on copies of disks; what a start makes of them
+//! is asked of the product, and the history goes on undisturbed.
+//!
+//! What is *not* done: a whole directory that is older (log and store together). The member would
+//! have forgotten votes and acknowledgements, and nothing in the directory says so; see
+//! SIMULATION.md, "Known gaps".
+
+use crate::faults::Fault;
+use crate::member::Live;
+use crate::safety::{Checked, broken, ensure};
+use crate::world::World;
+use quorate::io::{Disk, MemDisk, OpenMode};
+use quorate::node::BootError;
+use std::path::{Path, PathBuf};
+
+const STORE: &str = "/data/member/snap/db";
+
+/// Every file with what it holds, the lock apart.
+fn contents(disk: &MemDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    let named = |path: PathBuf| Some((path.clone(), disk.contents(&path)?));
+    disk.files().into_iter().filter(|path| !path.ends_with("lock")).filter_map(named).collect()
+}
+
+impl World {
+    /// The member restarts with a data directory of another cluster. Both ids must be told, and
+    /// the directory stays as it is; with its own directory the member starts as ever.
+    pub(super) fn other_clusters_directory(&mut self, m: usize) -> Checked {
+        self.counters.fired(Fault::OtherClusterDir);
+        let node = self.slots[m].node;
+        let foreign = self.found_foreign(m, Fault::OtherClusterDir)?;
+        let disk = foreign.disk.fork();
+        let before = contents(&disk);
+        let slot = &self.slots[m];
+        let process = self.processes + 1;
+        let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &disk, process);
+        let (ours, theirs) = (slot.birth.cluster, foreign.birth.cluster);
+        match booted {
+            Err(error @ BootError::OtherCluster { expected, found, .. })
+                if (expected, found) == (ours, theirs) =>
+            {
+                let said = error.to_string();
+                ensure!(
+                    said.contains(&ours.to_string()) && said.contains(&theirs.to_string()),
+                    "cluster-id-untold",
+                    "member {m} refuses a directory of {theirs}, and says: {said}"
+                );
+            }
+            Err(error) => return broken("other-cluster-dir", format!("member {m}: {error}")),
+            Ok(_) => {
+                return broken(
+                    "other-cluster-dir",
+                    format!("member {m} ({node}) of {ours} starts on a directory of {theirs}"),
+                );
+            }
+        }
+        ensure!(
+            contents(&disk) == before,
+            "refused-dir-changed",
+            "member {m} has changed the directory of {theirs} that it refused"
+        );
+        // And the other way round: the settings are the other cluster's, the directory is ours.
+        let own = self.slots[m].disk.fork();
+        if own.contents(STORE).is_none() {
+            return Ok(());
+        }
+        let before = contents(&own);
+        let booted = Live::boot(&self.plan, &foreign.birth, foreign.incarnation, &own, process);
+        ensure!(
+            matches!(booted, Err(BootError::OtherCluster { .. })),
+            "other-cluster-dir",
+            "a member of {theirs} starts on the directory of member {m} of {ours}"
+        );
+        ensure!(
+            contents(&own) == before,
+            "refused-dir-changed",
+            "a member of {theirs} has changed the directory of member {m}"
+        );
+        self.counters.mattered(Fault::OtherClusterDir);
+        Ok(())
+    }
+
+    /// The member restarts with the data directory of another member of its cluster.
+    pub(super) fn other_members_directory(&mut self, m: usize, other: usize) -> Checked {
+        if m == other || self.slots[other].wiped || self.slots[m].wiped {
+            return Ok(());
+        }
+        if self.slots[other].disk.fork().contents(STORE).is_none() {
+            // Its founding was cut short: nobody's directory yet.
+            return Ok(());
+        }
+        self.counters.fired(Fault::OtherMemberDir);
+        let disk = self.slots[other].disk.fork();
+        let before = contents(&disk);
+        let slot = &self.slots[m];
+        let process = self.processes + 1;
+        let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &disk, process);
+        let (ours, theirs) = (slot.node, self.slots[other].node);
+        ensure!(
+            matches!(
+                booted,
+                Err(BootError::OtherMember { expected, found, .. })
+                    if (expected, found) == (ours, theirs)
+            ),
+            "other-member-dir",
+            "member {m} ({ours}) on the directory of {other} ({theirs}): {:?}",
+            booted.err()
+        );
+        ensure!(
+            contents(&disk) == before,
+            "refused-dir-changed",
+            "member {m} has changed the directory of {other}"
+        );
+        self.counters.mattered(Fault::OtherMemberDir);
+        Ok(())
+    }
+
+    /// The store is put back from an older copy, the log is not. Either the log still has all that
+    /// the old store lacks, and the member comes up as if nothing had happened, or it must refuse.
+    pub(super) fn older_store(&mut self, m: usize) -> Checked {
+        if self.slots[m].wiped {
+            return Ok(());
+        }
+        let now = self.slots[m].disk.fork();
+        let Some(older) = self.older.insert(m, now.fork()) else { return Ok(()) };
+        let Some(bytes) = older.contents(STORE) else { return Ok(()) };
+        self.counters.fired(Fault::OlderStore);
+        let process = self.processes + 1;
+        let slot = &self.slots[m];
+        let whole = Live::boot(&self.plan, &slot.birth, slot.incarnation, &now.fork(), process);
+        if put_back(&now, &bytes).is_err() {
+            return Ok(());
+        }
+        let mixed = Live::boot(&self.plan, &slot.birth, slot.incarnation, &now, process);
+        match (whole, mixed) {
+            (Ok((_, whole)), Ok((_, mixed))) => {
+                let ends = |logs: &std::collections::BTreeMap<_, crate::safety::LogShape>| {
+                    let end = |(g, log): (&_, &crate::safety::LogShape)| {
+                        (*g, log.last(), log.hard.term, log.hard.vote)
+                    };
+                    logs.iter().map(end).collect::<Vec<_>>()
+                };
+                ensure!(
+                    ends(&whole.logs) == ends(&mixed.logs),
+                    "older-store",
+                    "member {m} with an older store comes up with {:?}, with its own with {:?}",
+                    ends(&mixed.logs),
+                    ends(&whole.logs)
+                );
+            }
+            (_, Err(BootError::Gap { .. })) => self.counters.mattered(Fault::OlderStore),
+            // Its own directory is not fit to start from at this moment either.
+            (Err(_), _) => {}
+            (Ok(_), Err(error)) => {
+                return broken("older-store", format!("member {m} with an older store: {error}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put_back(disk: &MemDisk, bytes: &[u8]) -> Result<(), quorate::types::StorageError> {
+    let path = Path::new(STORE);
+    disk.unlink(path)?;
+    let file = disk.open(path, OpenMode::CreateNew)?;
+    file.write_at(&[bytes], 0)?;
+    file.sync_data()?;
+    disk.sync_dir(path.parent().expect("the store is in a directory"))
+}
