@@ -48,6 +48,7 @@ faults! {
     // Processes.
     Crash "crash",
     CrashInWrite "crash-in-write",
+    CrashBetween "crash-between",
     Pause "pause",
     LongPause "long-pause",
     FreezeAll "freeze-all",
@@ -65,6 +66,13 @@ faults! {
     TornWrites "torn-writes",
     SlowDisk "slow-disk",
     LeaderStall "leader-stall",
+    IoError "io-error",
+    NoSpace "no-space",
+    BitRot "bit-rot",
+    LatentSector "latent-sector",
+    ZeroedPage "zeroed-page",
+    StalePage "stale-page",
+    Misdirected "misdirected-write",
     DiskError "disk-error",
     Wipe "wipe",
     // Identity.
@@ -227,6 +235,31 @@ pub enum Act {
     LeaderStall {
         for_us: u64,
     },
+    IoError {
+        member: usize,
+        draw: u64,
+        down_us: u64,
+    },
+    NoSpace {
+        member: usize,
+        slack: u64,
+        for_us: u64,
+    },
+    SpaceBack {
+        member: usize,
+    },
+    /// What the disk holds now is remembered, and a while later the damage is done.
+    LookAtDisk {
+        member: usize,
+        fault: Fault,
+        draw: u64,
+        wait_us: u64,
+    },
+    Damage {
+        member: usize,
+        fault: Fault,
+        draw: u64,
+    },
     Heal,
     Crash {
         member: usize,
@@ -235,6 +268,12 @@ pub enum Act {
     CrashInWrite {
         member: usize,
         after_ops: u64,
+        down_us: u64,
+    },
+    /// Before the effect of that number from now.
+    CrashBetween {
+        member: usize,
+        after: u64,
         down_us: u64,
     },
     Pause {
@@ -352,7 +391,7 @@ impl Nemesis {
             return None;
         }
         Some(match self.choices[(what % self.choices.len() as u64) as usize] {
-            Fault::Partition => Act::Partition { side: 1 + b % ((1 << n) - 2).max(1) },
+            Fault::Partition => Act::Partition { side: 1 + b % ((1u64 << n) - 2).max(1).max(1) },
             Fault::OneWay => Act::OneWay { from: member, to: other },
             Fault::IsolateLeader => Act::IsolateLeader,
             Fault::SlowLink => Act::SlowLink { from: member, to: other },
@@ -360,7 +399,7 @@ impl Nemesis {
             Fault::Bridge => Act::Bridge { middle: member, side: b },
             Fault::Ring => Act::Ring,
             Fault::GroupPartition => {
-                Act::GroupPartition { draw: c, side: 1 + b % ((1 << n) - 2).max(1) }
+                Act::GroupPartition { draw: c, side: 1 + b % ((1u64 << n) - 2).max(1) }
             }
             Fault::Flapping => Act::Flap {
                 member,
@@ -380,12 +419,20 @@ impl Nemesis {
                 Act::LongPause { member, for_us: log_uniform(c, 10 * MS, 60 * SECOND) }
             }
             Fault::FreezeAll => Act::FreezeAll { for_us: log_uniform(c, 10 * MS, 600 * SECOND) },
+            Fault::IoError => Act::IoError { member, draw: c, down_us: time },
+            Fault::NoSpace => Act::NoSpace { member, slack: c % (64 << 10), for_us: time * 2 },
+            fault @ (Fault::BitRot
+            | Fault::LatentSector
+            | Fault::ZeroedPage
+            | Fault::StalePage
+            | Fault::Misdirected) => Act::LookAtDisk { member, fault, draw: c, wait_us: time },
             Fault::TickStarvation => Act::StarveTicks { member, for_us: time },
             Fault::LeaderStall => Act::LeaderStall { for_us: log_uniform(c, SECOND, 60 * SECOND) },
             Fault::Crash => Act::Crash { member, down_us: time },
             Fault::CrashInWrite => {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }
             }
+            Fault::CrashBetween => Act::CrashBetween { member, after: 1 + b % 60, down_us: time },
             Fault::Pause => Act::Pause { member, for_us: time },
             Fault::QuorumEdge => Act::QuorumEdge { down_us: time * 2 },
             Fault::QuorumLoss => Act::QuorumLoss { down_us: time * 2 },

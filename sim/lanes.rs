@@ -1,6 +1,7 @@
 //! What a member's threads do in production, one piece at a time: the log writer, the applier,
 //! the background of checkpoints and compactions, and the two ends of a snapshot.
 
+use crate::effects::Effect;
 use crate::member::{Job, Work};
 use crate::safety::{Checked, broken};
 use crate::world::{Event, UPKEEP_US, World};
@@ -21,6 +22,19 @@ impl World {
             let text = self.describe_work(m, work);
             self.trace.work_ends(self.now_us, m, work.name(), text);
         }
+        let step = match work {
+            Work::WalWrite => Effect::LogWrite,
+            Work::WalSync => Effect::LogSync,
+            Work::Turn => Effect::Turn,
+            Work::LogRead => Effect::LogRead,
+            Work::Apply => Effect::Apply,
+            Work::Background => Effect::Background,
+            Work::Serve => Effect::Serve,
+            Work::Install => Effect::Install,
+            Work::Publish => Effect::Publish,
+            Work::Upkeep => Effect::Upkeep,
+        };
+        self.step(m, step);
         let done = match work {
             Work::WalWrite => self.wal_write(m),
             Work::WalSync => return self.wal_sync(m),
@@ -30,23 +44,32 @@ impl World {
             Work::Background => self.background(m),
             Work::Serve => self.serve(m),
             Work::Install => self.install_step(m),
-            Work::Publish => return self.publish(m),
+            Work::Publish => {
+                self.publish(m)?;
+                Ok(())
+            }
             Work::Upkeep => {
                 let p = self.slots[m].process;
                 self.after(UPKEEP_US, Event::Work { m, p, work });
-                return self.watch_upkeep(m);
+                self.watch_upkeep(m)?;
+                Ok(())
             }
         };
         if let Err(error) = done {
             let doing = format!("{work:?}");
             return self.storage_error(m, &doing, &error);
         }
-        self.kick(m);
+        if !self.crashes_at_end(m) {
+            self.kick(m);
+        }
         Ok(())
     }
 
     /// Tells the core, in the order of telling.
     fn tell(&mut self, m: usize, action: Action) {
+        if self.crashes_before(m, Effect::Tell) {
+            return;
+        }
         let p = self.slots[m].process;
         self.after(HAND_OVER_US, Event::Tell { m, p, action: Box::new(action) });
     }
@@ -77,6 +100,10 @@ impl World {
         if let Err(error) = live.wal.sync() {
             return self.storage_error(m, "WalSync", &error);
         }
+        if self.crashes_before(m, Effect::Tell) {
+            return Ok(());
+        }
+        let live = self.live(m);
         let batch = live.wal_synced.take().expect("a write came before its sync");
         live.spare_wanted = true;
         if !self.slots[m].wiped {
@@ -130,7 +157,10 @@ impl World {
                         live.server.offer(pin);
                         Action::SnapshotReady { group, to, meta }
                     }
-                    Ok(None) => Action::SnapshotFailed { group, to },
+                    Ok(None) => {
+                        self.coverage.reached("pin-refused");
+                        Action::SnapshotFailed { group, to }
+                    }
                     Err(error) => return Ok(Err(error)),
                 };
                 self.tell(m, action);
@@ -141,12 +171,16 @@ impl World {
                 match live.applier.install(*ready) {
                     Ok(Some(batch)) => {
                         self.snapshots += 1;
+                        self.coverage.reached("snapshot-installed");
                         self.note(|| {
                             format!("{m} group {group}: installs a snapshot at {}", meta.index)
                         });
                         self.applied(m, batch)?;
                     }
-                    Ok(None) => self.tell(m, Action::SnapshotRefused { group, meta }),
+                    Ok(None) => {
+                        self.coverage.reached("snapshot-refused");
+                        self.tell(m, Action::SnapshotRefused { group, meta })
+                    }
                     Err(error) => return Ok(Err(error)),
                 }
                 Ok(Ok(()))
@@ -156,6 +190,7 @@ impl World {
                     Ok(outcome) => outcome,
                     Err(error) => return Ok(Err(error)),
                 };
+                self.coverage.reached("checkpoint-finished");
                 self.note(|| format!("{m} finishes a checkpoint: held {:?}", outcome.held));
                 for (group, meta) in outcome.durable {
                     self.tell(m, Action::SnapshotDurable { group, meta });
@@ -197,7 +232,6 @@ impl World {
         }
         self.pump_group(m, group)?;
         self.tell(m, Action::Applied { batch: Box::new(batch) });
-        self.kick(m);
         Ok(())
     }
 
@@ -234,6 +268,7 @@ impl World {
         let (to, fetch) = live.fetches.pop_front().expect("a fetch waits");
         let message = live.server.serve(&fetch)?;
         let p = self.slots[m].process;
+        self.coverage.reached("snapshot-chunk-served");
         self.after(HAND_OVER_US, Event::Bulk { m, p, to, message: Box::new(message) });
         Ok(())
     }

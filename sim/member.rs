@@ -1,12 +1,13 @@
 //! One running member: its core, applier, log and snapshot ends, as production wires them, with
 //! the queues between them in plain sight.
 
-use crate::history::{Answer, Call};
+use crate::coverage::{Facet, conf_kind, peer_phase, role};
+use crate::history::{Answer, Call, LeaseRow};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
 use crate::trace::hash_bytes;
 use crate::watch::WatchPlan;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
 use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
@@ -28,8 +29,7 @@ use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Ve
 use quorate::types::command::{AlarmKind, RangeRequest};
 use quorate::types::reply::RangeReply;
 use quorate::types::{
-    ApiError, ClusterId, GroupId, Incarnation, LeaseId, LogIndex, Member as MemberRow, NodeId,
-    StorageError,
+    ApiError, ClusterId, GroupId, Incarnation, LogIndex, Member as MemberRow, NodeId, StorageError,
 };
 use quorate::wal::{GroupLog, Wal, WalOptions};
 use std::collections::{BTreeMap, VecDeque};
@@ -270,8 +270,28 @@ impl Live {
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
-        let status = self.core.status(group)?.raft;
-        Some(Said {
+        self.said_and_facet(group).map(|both| both.0)
+    }
+
+    /// What a replica says of itself, and what is left of it when the numbers are gone.
+    pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
+        let whole = self.core.status(group)?;
+        let status = whole.raft;
+        let mut phases = u16::from(whole.fetching || !self.installs.is_empty())
+            | u16::from(!status.transferee.is_none()) << 1;
+        for peer in &status.progress {
+            phases |= peer_phase(peer.state);
+        }
+        let facet = Facet {
+            up: true,
+            role: role(status.role),
+            term: status.term,
+            last: status.last,
+            commit: status.commit,
+            phases,
+            conf: conf_kind(&status.conf),
+        };
+        let said = Said {
             term: status.term,
             vote: status.vote,
             is_leader: status.role == Role::Leader,
@@ -279,7 +299,8 @@ impl Live {
             applied: status.applied,
             last: status.last,
             conf: status.conf,
-        })
+        };
+        Some((said, facet))
     }
 
     pub fn status(&self, group: GroupId) -> Option<quorate::raft::Status> {
@@ -329,7 +350,7 @@ impl Live {
                 Err(error) => failed(error),
             },
             Call::Leases => {
-                let leases = self.leases(group);
+                let leases = self.read_leases(group)?;
                 Ok(Answer::Leases { leases, applied: self.applied(group) })
             }
             _ => unreachable!("only reads are served from a view"),
@@ -350,18 +371,19 @@ impl Live {
     }
 
     /// Each lease with its TTL and its keys, in order of their ids.
-    pub fn leases(&self, group: GroupId) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
+    pub fn leases(&self, group: GroupId) -> Vec<LeaseRow> {
+        self.read_leases(group).expect("leases can be read")
+    }
+
+    fn read_leases(&self, group: GroupId) -> Result<Vec<LeaseRow>, StorageError> {
         let view = self.applier.view(group).expect("every member has every group");
-        let infos = view.leases().expect("leases can be read");
-        let mut all: Vec<_> = infos
-            .into_iter()
-            .map(|info| {
-                let whole = view.lease(info.id, true).expect("leases can be read");
-                (info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default())
-            })
-            .collect();
+        let mut all = Vec::new();
+        for info in view.leases()? {
+            let whole = view.lease(info.id, true)?;
+            all.push((info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default()));
+        }
         all.sort();
-        all
+        Ok(all)
     }
 
     /// (revision, compact revision, alarms) of what is applied.

@@ -368,6 +368,12 @@ impl Net {
         out
     }
 
+    /// Whether links are cut or slow, in a few bits.
+    pub fn disturbed(&self) -> u64 {
+        let cut = self.links.iter().filter(|l| l.cut.is_some()).count().min(1) as u64;
+        cut | u64::from(self.links.iter().any(|l| l.slow)) << 2
+    }
+
     /// Whether a message that was sent on `stream` and arrives now gets through.
     pub fn arrives(&self, from: usize, to: usize, stream: u64) -> Result<(), Fault> {
         let link = &self.links[self.at(from, to)];

@@ -15,7 +15,11 @@ impl World {
     /// A member's disk is replaced by an empty one. Only when every other member has bound its
     /// data directory, and only while a majority keeps its disks.
     pub(super) fn wipe(&mut self, m: usize) -> Checked {
-        let lost = |id| self.slots.iter().any(|s| s.node == id && (s.wiped || s.is_gone()));
+        let lost = |id| {
+            self.slots
+                .iter()
+                .any(|s| s.node == id && (s.wiped || s.is_gone() || s.damaged.is_some()))
+        };
         let node = self.slots[m].node;
         let borne = (1..=self.plan.groups).all(|g| {
             let confs = self.safety.confs.active(GroupId(g));

@@ -2,6 +2,7 @@
 //!
 //! One file per kind of disturbance; each opens with what it may do and what must hold meanwhile.
 
+mod damage;
 mod directories;
 mod disk;
 mod foreign;
@@ -52,8 +53,9 @@ impl World {
 
     /// The rest of an act that takes its time.
     pub fn go_on(&mut self, act: Act) -> Checked {
-        // A peer that is silent is noticed in any case; nothing else disturbs a phase.
-        if self.acting && self.phase.is_none() || matches!(act, Act::Silence { .. }) {
+        // What only ends something happens in any case; nothing else disturbs a phase.
+        let always = matches!(act, Act::Silence { .. } | Act::SpaceBack { .. });
+        if self.acting && self.phase.is_none() || always {
             return self.carry_out(act);
         }
         Ok(())
@@ -83,12 +85,22 @@ impl World {
             Act::LongPause { member, for_us } => self.pause(member, for_us, Fault::LongPause),
             Act::FreezeAll { for_us } => self.freeze_all(for_us),
             Act::StarveTicks { member, for_us } => self.starve_ticks(member, for_us),
+            Act::IoError { member, draw, down_us } => self.io_error(member, draw, down_us),
+            Act::NoSpace { member, slack, for_us } => self.fill_disk(member, slack, for_us),
+            Act::SpaceBack { member } => self.empty_disk(member),
+            Act::LookAtDisk { member, fault, draw, wait_us } => {
+                self.look_at_disk(member, fault, draw, wait_us);
+            }
+            Act::Damage { member, fault, draw } => self.damage(member, fault, draw),
             Act::LeaderStall { for_us } => self.leader_stall(for_us),
             Act::Crash { member, down_us } => {
                 self.crash(member, down_us, crate::faults::Fault::Crash);
             }
             Act::CrashInWrite { member, after_ops, down_us } => {
                 self.crash_in_write(member, after_ops, down_us);
+            }
+            Act::CrashBetween { member, after, down_us } => {
+                self.crash_between(member, after, down_us);
             }
             Act::Pause { member, for_us } => self.pause(member, for_us, Fault::Pause),
             Act::Transfer { to } => self.transfer_to(to),

@@ -42,6 +42,17 @@ impl World {
         self.note(|| format!("{m} crashes"));
     }
 
+    /// The process dies between two effects of one step (`world::crashes`).
+    pub(super) fn crash_between(&mut self, m: usize, after: u64, down_us: u64) {
+        let restart_at_us = self.now_us + down_us;
+        let slot = &mut self.slots[m];
+        if slot.live.is_some() && slot.sabotaged.is_none() && !slot.wiped {
+            slot.crash_in_effects = after;
+            slot.restart_at_us = restart_at_us;
+            self.counters.fired(Fault::CrashBetween);
+        }
+    }
+
     pub fn restart(&mut self, m: usize) -> Checked {
         self.slots[m].restart_due = false;
         let slot = &self.slots[m];

@@ -5,7 +5,7 @@ use crate::conf::is_quorum;
 use crate::faults::{Act, Fault};
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
-use crate::world::{Condition, Event, World};
+use crate::world::{Condition, Event, Slot, World};
 use quorate::types::{ConfState, GroupId, NodeId};
 use std::collections::BTreeSet;
 
@@ -67,7 +67,8 @@ impl World {
     }
 
     pub fn lost_for_ever(&self) -> BTreeSet<NodeId> {
-        self.slots.iter().filter(|s| s.wiped || s.is_gone()).map(|s| s.node).collect()
+        let lost = |s: &&Slot| s.wiped || s.is_gone() || s.damaged.is_some();
+        self.slots.iter().filter(lost).map(|s| s.node).collect()
     }
 
     /// Whether every configuration that is acted on has a quorum without these.
@@ -140,6 +141,11 @@ impl World {
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;
+            if slot.full_until_us > 0 {
+                slot.full_until_us = 0;
+                slot.disk.set_capacity(None);
+            }
+            slot.crash_in_effects = 0;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();

@@ -94,10 +94,12 @@ impl Keyspace {
         match (&open.call, answer) {
             (Call::Write(sent), Answer::Wrote { reply, revision, index }) => {
                 let Some((command, outcome)) = self.positions.get(&index) else {
-                    return broken(
+                    ensure!(
+                        false,
                         "acked-not-committed",
-                        format!("group {group}: {sent:?} is answered for {index}, not committed"),
+                        "group {group}: {sent:?} is answered for {index}, not committed"
                     );
+                    return Ok(());
                 };
                 ensure!(
                     self.claimed.insert(index),

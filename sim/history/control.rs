@@ -88,6 +88,11 @@ pub fn self_check() {
     for (spoil, rule) in (1_u8..).zip(expected) {
         let caught = story(spoil).expect_err("a spoilt history is noticed");
         assert_eq!(caught.rule, rule, "spoilt in way {spoil}: {caught:?}");
+        let blind = crate::safety::blinded(rule, || story(spoil));
+        assert!(
+            blind.as_ref().err().is_none_or(|v| v.rule != rule),
+            "the switch of {rule} does not reach it: {blind:?}"
+        );
     }
     let mut h = History::new(1);
     let call = h.begin(1, g, Call::Write(put("d")));

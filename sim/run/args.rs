@@ -17,6 +17,10 @@ pub enum Mode {
     Nightly,
     /// One seed so many times, over threads and processes.
     Same(u64),
+    /// One seed with a crash between two effects, for each such place, or a few of each pair.
+    Points {
+        all: bool,
+    },
     /// A failing seed or tape is made small.
     Shrink,
 }
@@ -110,6 +114,9 @@ impl Args {
         }
         if var("QUORATE_SHRINK").is_some() {
             args.mode = Mode::Shrink;
+        }
+        if let Some(which) = var("QUORATE_CRASH_POINTS") {
+            args.mode = Mode::Points { all: which == "all" };
         }
         if let Some(times) = var("QUORATE_SAME") {
             args.mode = Mode::Same(number("QUORATE_SAME", &times)?);

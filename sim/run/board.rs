@@ -1,15 +1,19 @@
 //! The workers' common board: the seeds still to play, who plays what, and the sums.
 
-use super::args::{Args, Seeds, regressions};
+use super::args::{Args, Mode, Seeds, regressions};
+use super::corpus::Corpus;
 use super::failure::{self, Class};
 use super::play::play_apart;
-use super::{Job, Outcome, Tier, lock, tell};
+use super::{Job, Outcome, Tier, ledger, lock, tell};
+use crate::coverage;
+use crate::effects::{self, Pair, PairCount};
 use crate::faults::Counters;
 use crate::plan::Seed;
 use crate::safety::Violation;
 use crate::tape::Tape;
 use crate::watch::Heard;
 use crate::world::Sampled;
+use quorate::types::map::Map;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,6 +33,7 @@ pub struct Board {
     tape: Option<Arc<Tape>>,
     child: bool,
     started: Instant,
+    core_s_before: f64,
     budget: Duration,
     source: Mutex<Source>,
     pub totals: Mutex<Totals>,
@@ -37,6 +42,8 @@ pub struct Board {
 
 struct Source {
     seeds: Box<dyn Iterator<Item = Seed> + Send>,
+    /// In long runs: seeds that have reached rare states, to be played with one stream redrawn.
+    corpus: Option<Corpus>,
     taken: u64,
     /// The end was reached; otherwise it was the time that ended the run.
     dry: bool,
@@ -46,6 +53,8 @@ struct Source {
 pub struct Totals {
     pub seeds: u64,
     pub took: Duration,
+    /// Seconds of processor time, of all threads.
+    pub core_s: f64,
     pub events: u64,
     pub virtual_us: u64,
     pub acked: u64,
@@ -57,7 +66,14 @@ pub struct Totals {
     /// Hashes of the seeds that are to be the same elsewhere.
     pub twice: BTreeMap<Seed, (u64, u64)>,
     pub faults: Counters,
+    pub pairs: BTreeMap<Pair, PairCount>,
+    /// In how many seeds each abstract state was reached.
+    pub states: Map<u64, u32>,
+    pub probes: BTreeMap<&'static str, u64>,
     pub failures: Vec<(Seed, Class)>,
+    /// Seeds that reached a state no seed before them had, and seeds derived from those.
+    pub fruitful: u64,
+    pub derived: u64,
     /// Plain seeds without a finding.
     pub clean: Vec<u64>,
 }
@@ -72,9 +88,16 @@ impl Board {
             Seeds::List(list) => Box::new(list.clone().into_iter()),
             Seeds::Range(range) => Box::new(plain(range.clone())),
             Seeds::Endless(from) => {
-                Box::new(regressions(tier.name).into_iter().chain(plain(*from..u64::MAX)))
+                let from = if args.mode == Mode::Nightly {
+                    ledger::next_seed(tier.name, *from)
+                } else {
+                    *from
+                };
+                Box::new(regressions(tier.name).into_iter().chain(plain(from..u64::MAX)))
             }
         };
+        let long = matches!(args.seeds, Seeds::Endless(_)) && !args.child;
+        let corpus = long.then(Corpus::default);
         Board {
             tier,
             verbose: args.verbose,
@@ -82,8 +105,9 @@ impl Board {
             tape: args.tape.clone(),
             child: args.child,
             started: Instant::now(),
+            core_s_before: core_seconds(),
             budget: args.budget.unwrap_or(tier.budget),
-            source: Mutex::new(Source { seeds, taken: 0, dry: false }),
+            source: Mutex::new(Source { seeds, corpus, taken: 0, dry: false }),
             totals: Mutex::new(Totals::default()),
             running: Mutex::new(BTreeMap::new()),
         }
@@ -99,7 +123,9 @@ impl Board {
                 self.watch();
             }
         });
-        lock(&self.totals).took = self.started.elapsed();
+        let mut totals = lock(&self.totals);
+        totals.took = self.started.elapsed();
+        totals.core_s = core_seconds() - self.core_s_before;
     }
 
     fn watch(&self) {
@@ -121,6 +147,10 @@ impl Board {
             return None;
         }
         let mut source = lock(&self.source);
+        if let Some(seed) = source.corpus.as_mut().and_then(Corpus::next) {
+            source.taken += 1;
+            return Some((source.taken, seed));
+        }
         let Some(seed) = source.seeds.next() else {
             source.dry = true;
             return None;
@@ -133,14 +163,15 @@ impl Board {
         while let Some((nth, seed)) = self.take() {
             lock(&self.running).insert(seed.clone(), Instant::now());
             let tape = self.tape.clone();
-            let record = self.verbose && std::env::var("QUORATE_RECORD").is_ok();
-            let job = Job { seed: seed.clone(), verbose: self.verbose, record, tape };
-            let mut outcome = play_apart(self.tier, &job);
             let first = nth <= TWICE_FIRST;
             let twice = first || self.verbose || seed.number.is_multiple_of(TWICE_ONE_IN);
-            let twice = twice && !self.child && outcome.violation.is_none();
+            let twice = twice && !self.child;
+            let record = twice && tape.is_none();
+            let job = Job { verbose: self.verbose, record, tape, ..Job::new(seed.clone()) };
+            let mut outcome = play_apart(self.tier, &job);
+            let twice = twice && outcome.violation.is_none();
             if twice {
-                // What was kept of the first is what the second is told.
+                // What was decided in the first is what the second is told: tapes are complete.
                 let tape = job.tape.clone().or_else(|| outcome.tape.clone().map(Arc::new));
                 let again = play_apart(self.tier, &Job { tape, ..Job::new(seed.clone()) });
                 if (again.trace, again.events) != (outcome.trace, outcome.events) {
@@ -158,7 +189,10 @@ impl Board {
         let failures_before = {
             let mut totals = lock(&self.totals);
             let failures_before = totals.failures.len();
-            totals.add(job, &outcome, violation.as_ref(), twice);
+            let fresh = totals.add(job, &outcome, violation.as_ref(), twice);
+            if let Some(corpus) = &mut lock(&self.source).corpus {
+                corpus.heard(&job.seed, fresh);
+            }
             failures_before
         };
         println!(
@@ -195,6 +229,10 @@ impl Board {
         failure::print(self.tier, job, &outcome, &violation);
     }
 
+    /// Many seeds, none of them looked at closely.
+    pub fn is_whole_run(&self) -> bool {
+        !self.verbose && !self.child && lock(&self.totals).seeds >= 200
+    }
     pub fn plays_a_tape(&self) -> bool {
         self.tape.is_some()
     }
@@ -228,6 +266,11 @@ impl Board {
         );
         println!("watched: {}", totals.watched);
         println!("sampled: {}", totals.checked);
+        println!(
+            "{:.0} virtual seconds per core second, {:.0} events per core second",
+            virtual_s / totals.core_s.max(1e-3),
+            totals.events as f64 / totals.core_s.max(1e-3)
+        );
         if !lock(&self.source).dry {
             println!("the time was up before all the seeds that were asked for had run");
         }
@@ -238,6 +281,19 @@ impl Board {
             .map(|(f, c)| format!("{} {}/{}", f.name(), c.mattered, c.fired))
             .collect();
         println!("faults (mattered/fired): {}", faults.join(", "));
+        println!("{}", effects::report(&totals.pairs));
+        println!(
+            "abstract states: {} reached, {} of them by one seed only; {} seeds brought new ones, {} \
+             seeds were drawn from such",
+            totals.states.len(),
+            totals.states.values().filter(|n| **n == 1).count(),
+            totals.fruitful,
+            totals.derived
+        );
+        let unreached = coverage::unreached(&totals.probes);
+        if !unreached.is_empty() {
+            println!("not reached: {}", unreached.join(" "));
+        }
         let mut classes: BTreeMap<&Class, Vec<String>> = BTreeMap::new();
         for (seed, class) in &totals.failures {
             classes.entry(class).or_default().push(seed.to_string());
@@ -248,9 +304,34 @@ impl Board {
     }
 }
 
+/// Processor time of this process so far: the machine may have other things to do.
+fn core_seconds() -> f64 {
+    const TICKS_PER_S: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let words: Vec<&str> = after_name.split_whitespace().collect();
+    // Fields 14 and 15 of the line, user and system.
+    let ticks = |at: usize| words.get(at).and_then(|w| w.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS_PER_S
+}
+
 impl Totals {
-    fn add(&mut self, job: &Job, outcome: &Outcome, violation: Option<&Violation>, twice: bool) {
+    fn add(
+        &mut self,
+        job: &Job,
+        outcome: &Outcome,
+        violation: Option<&Violation>,
+        twice: bool,
+    ) -> u64 {
         self.seeds += 1;
+        let mut fresh = 0;
+        for state in &outcome.states {
+            let count = self.states.entry(*state).or_insert(0);
+            fresh += u64::from(*count == 0);
+            *count += 1;
+        }
+        self.fruitful += u64::from(fresh > 0);
+        self.derived += u64::from(!job.seed.is_plain());
         self.events += outcome.events;
         self.virtual_us += outcome.virtual_us;
         self.acked += outcome.acked;
@@ -260,6 +341,10 @@ impl Totals {
         self.watched.add(outcome.watched);
         self.checked.add(outcome.checked);
         self.faults.merge(&outcome.faults);
+        effects::merge(&mut self.pairs, &outcome.pairs);
+        for (name, count) in &outcome.probes {
+            *self.probes.entry(name).or_default() += count;
+        }
         if twice && violation.is_none() {
             self.twice.insert(job.seed.clone(), (outcome.trace, outcome.events));
         }
@@ -268,6 +353,7 @@ impl Totals {
             None if job.seed.is_plain() => self.clean.push(job.seed.number),
             None => {}
         }
+        fresh
     }
 }
 

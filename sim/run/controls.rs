@@ -4,7 +4,7 @@ use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
 use crate::trace::html;
-use crate::{history, model, tape, watch, wgl, workload};
+use crate::{history, model, safety, tape, watch, wgl, workload};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
 const CONTROLS: &[(&str, fn())] = &[
@@ -40,4 +40,11 @@ fn canary() {
     assert_eq!(rule, Some("wrong-reply"), "the canary lives: a spoilt reply gave {violation:?}");
     let violation = violation.expect("just looked");
     html::shows("1", &violation, &told.picture).expect("the canary is in its picture");
+    // With that rule switched off the same run goes on: nothing else had noticed in its place.
+    let blind = safety::blinded("wrong-reply", || {
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(1, madsim::Config::default());
+        runtime.block_on(async { world::play_spoilt(Plan::new(1)) }).violation
+    });
+    let rule = blind.as_ref().map(|v| v.rule);
+    assert_ne!(rule, Some("wrong-reply"), "a rule that is switched off still speaks: {blind:?}");
 }

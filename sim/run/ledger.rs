@@ -10,6 +10,18 @@ use std::io::Write;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sim/ledger.txt");
 
+/// The first seed from `from` on that no line of this tier has.
+pub fn next_seed(tier: &str, from: u64) -> u64 {
+    let text = std::fs::read_to_string(PATH).unwrap_or_default();
+    let ends = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (_, owner, _, ranges) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let last = ranges.rsplit(',').next()?.split_once("..")?.1;
+        (owner == tier).then(|| last.parse::<u64>().ok())?
+    });
+    ends.max().unwrap_or(0).max(from)
+}
+
 /// Enters what a board has played.
 pub fn enter(board: &Board) {
     let totals = lock(&board.totals);

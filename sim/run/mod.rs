@@ -15,24 +15,29 @@
 mod args;
 mod board;
 mod controls;
+mod corpus;
 mod failure;
 mod ledger;
 mod play;
+mod points;
 mod same;
 mod shrink;
 mod tell;
 
 pub use play::take_panic;
 
+use crate::effects::{Pair, PairCount, Place};
 use crate::faults::Counters;
 use crate::plan::{Plan, Seed};
 use crate::safety::Violation;
 use crate::tape::Tape;
 use crate::trace::Told;
 use crate::watch::Heard;
-use crate::world::{self, Sampled};
+use crate::world::{self, Point, Sampled};
 use args::{Args, Mode};
 use board::Board;
+use quorate::types::map::Set;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +50,10 @@ pub struct Job {
     pub verbose: bool,
     /// Keep every decision (`Outcome::tape`).
     pub record: bool,
+    /// List every place between two effects (`Outcome::places`).
+    pub places: bool,
+    /// Crash there.
+    pub point: Option<Point>,
     /// Decisions to follow instead of drawing them.
     pub tape: Option<Arc<Tape>>,
 }
@@ -108,7 +117,17 @@ pub struct Outcome {
     /// And otherwise.
     pub told: Told,
     pub tape: Option<Tape>,
+    pub pairs: BTreeMap<Pair, PairCount>,
+    pub places: Vec<Place>,
+    /// The place where it was to crash was there, and it did.
+    pub point_reached: bool,
+    /// Abstract states of the protocol (`coverage`).
+    pub states: Set<u64>,
+    pub probes: BTreeMap<&'static str, u64>,
 }
+
+/// Runs to fill gaps in the crash pairs take no longer.
+const FILL_MAX: Duration = Duration::from_secs(600);
 
 pub fn main() -> ExitCode {
     let args = match Args::read() {
@@ -125,6 +144,13 @@ pub fn main() -> ExitCode {
     play::install_panic_hook();
     match args.mode {
         Mode::Same(times) => same::compare_many(&args, times),
+        Mode::Points { all } => match args.first_job() {
+            Some(job) => points::enumerate(args.tiers[0], &job, all),
+            None => {
+                println!("QUORATE_CRASH_POINTS needs QUORATE_SEED");
+                ExitCode::FAILURE
+            }
+        },
         Mode::Shrink => match args.first_job() {
             Some(job) => shrink::shrink(args.tiers[0], &job, args.shrink_budget),
             None => {
@@ -145,6 +171,9 @@ fn play_tiers(args: &Args) -> ExitCode {
         board.play();
         if !args.child {
             same::compare_processes(&board);
+        }
+        if board.is_whole_run() {
+            points::fill(&board, (args.budget.unwrap_or(tier.budget) / 10).min(FILL_MAX));
         }
         board.summary();
         if args.mode == Mode::Nightly {

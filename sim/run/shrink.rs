@@ -214,9 +214,10 @@ impl Search {
         }
     }
 
-    /// Shorter pauses, outages and delays.
+    /// Shorter pauses, outages and delays, each as short as it goes.
     fn shorter_times(&mut self) {
-        for at in 0..self.best.0.len() {
+        let mut at = 0;
+        while at < self.best.0.len() {
             let candidates: Vec<Tape> = shorter(&self.best.0[at])
                 .into_iter()
                 .map(|decision| {
@@ -225,8 +226,8 @@ impl Search {
                     tape
                 })
                 .collect();
-            if !candidates.is_empty() && !self.late() {
-                self.take(candidates);
+            if self.late() || candidates.is_empty() || self.take(candidates).is_none() {
+                at += 1;
             }
         }
     }

@@ -11,7 +11,9 @@ const STYLE: &str = include_str!("viewer/style.css");
 /// One script in pieces: what the page carries, the drawing of it, the panels, the hands.
 const SCRIPT: &str = concat!(
     include_str!("viewer/data.js"),
+    include_str!("viewer/sheet.js"),
     include_str!("viewer/lanes.js"),
+    include_str!("viewer/margins.js"),
     include_str!("viewer/panels.js"),
     include_str!("viewer/main.js"),
 );

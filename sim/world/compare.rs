@@ -74,6 +74,11 @@ impl fmt::Display for Sampled {
 impl World {
     /// A replica that is as far as anybody has exactly the model's leases, alarms and counters.
     pub fn compare_replica(&mut self, m: usize, group: GroupId, index: LogIndex) -> Checked {
+        // A disk that is damaged or about to fail is not read more than its member does.
+        let slot = &self.slots[m];
+        if slot.damaged.is_some() || slot.sabotaged.is_some() {
+            return Ok(());
+        }
         let spread = index.0.wrapping_add(group.0 * 7);
         if spread.is_multiple_of(HASH_KV_ONE_IN) {
             self.compare_hash_kv(m, group)?;

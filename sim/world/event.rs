@@ -12,22 +12,28 @@ use std::rc::Rc;
 /// One life of one member's process.
 pub type Process = u64;
 
+/// How one copy of a frame travels.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    pub from: usize,
+    pub to: usize,
+    pub receiver: Process,
+    pub copy: Option<Fault>,
+    /// Its number in the story.
+    pub told: u64,
+    /// The connection it was sent on.
+    pub stream: u64,
+    /// The data directory of the process that sent it, and whether that is a wiped one.
+    pub sender: (Incarnation, bool),
+}
+
 pub enum Event {
     Tick {
         m: usize,
         p: Process,
     },
     Arrive {
-        from: usize,
-        to: usize,
-        receiver: Process,
-        copy: Option<Fault>,
-        /// Its number in the story.
-        told: u64,
-        /// The connection it was sent on.
-        stream: u64,
-        /// The data directory of the process that sent it, and whether that is a wiped one.
-        sender: (Incarnation, bool),
+        way: Way,
         what: Rc<NodeMessage>,
     },
     /// The next piece of work of one of the member's lanes.
@@ -153,7 +159,7 @@ impl Event {
     /// The member that it happens to, if that is a running process.
     pub(super) fn member(&self) -> Option<usize> {
         match self {
-            Event::Arrive { to, .. } => Some(*to),
+            Event::Arrive { way, .. } => Some(way.to),
             other => other.place().1.map(|(m, _)| m),
         }
     }

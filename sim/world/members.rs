@@ -4,6 +4,8 @@ use super::World;
 use super::clock;
 use super::event::Event;
 use super::slot::{Condition, Gone};
+use crate::coverage::Facet;
+use crate::effects::Effect;
 use crate::faults::Fault;
 use crate::member::{Live, Work};
 use crate::plan::MS;
@@ -56,16 +58,22 @@ impl World {
         let (live, found) = match booted {
             Ok(booted) => booted,
             Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
+            Err(error) if slot.damaged.is_some() => {
+                self.refuses_damage(m, &error);
+                return Ok(());
+            }
             Err(error) => return broken("boot", format!("member {m}: {error}")),
         };
         let (node, wiped) = (slot.node, slot.wiped);
+        // Damage that nobody has read yet is there all the same.
+        let damaged = slot.damaged.is_some();
         slot.live = Some(live);
         slot.condition = Condition::Up;
         self.note(|| format!("{m} boots as process {process}"));
         self.trace.word(process);
         let (there, durable) = (self.live(m).applier.store().checkpoint(), found.checkpoint);
         ensure!(
-            durable == Ok(there),
+            durable == Ok(there) || damaged,
             "recovered-not-durable",
             "member {m} starts with checkpoint {there}; a power failure would leave {durable:?}"
         );
@@ -103,8 +111,14 @@ impl World {
         slot.condition = Condition::Down;
         slot.process = 0;
         slot.reads.clear();
+        slot.crash_in_effects = 0;
+        let disturbed = self.disturbed();
+        for g in 1..=self.plan.groups {
+            let members = self.slots.len();
+            self.coverage.step(GroupId(g), m, members, Facet::default(), disturbed);
+        }
         // Whoever is connected learns of it, unless the link is cut.
-        let node = slot.node;
+        let node = self.slots[m].node;
         for other in 0..self.slots.len() {
             if other != m
                 && self.slots[other].live.is_some()
@@ -145,6 +159,7 @@ impl World {
     }
 
     pub fn end_turn(&mut self, m: usize) -> Checked {
+        self.step(m, Effect::Turn);
         let output = self.live(m).end_turn();
         self.perform(m, output)?;
         self.inspect(m)
@@ -152,6 +167,7 @@ impl World {
 
     fn inspect(&mut self, m: usize) -> Checked {
         self.tell_state(m);
+        let disturbed = self.disturbed();
         let slot = &self.slots[m];
         let Some(live) = &slot.live else { return Ok(()) };
         ensure!(
@@ -164,8 +180,9 @@ impl World {
             return Ok(());
         }
         for g in 1..=self.plan.groups {
-            if let Some(said) = live.said(GroupId(g)) {
+            if let Some((said, facet)) = live.said_and_facet(GroupId(g)) {
                 self.safety.on_status(slot.process, slot.node, GroupId(g), &said)?;
+                self.coverage.step(GroupId(g), m, self.slots.len(), facet, disturbed);
             }
         }
         Ok(())
@@ -175,9 +192,15 @@ impl World {
         let node = self.slots[m].node;
         let p = self.slots[m].process;
         for (to, message) in output.frames {
+            if self.crashes_before(m, Effect::Send) {
+                return Ok(());
+            }
             self.send(m, to, message)?;
         }
         if let Some(batch) = output.wal {
+            if self.crashes_before(m, Effect::QueueLogWrite) {
+                return Ok(());
+            }
             for record in &batch.batch.records {
                 if let Record::Append { group, entries } = record {
                     self.safety.on_append(node, *group, entries)?;
@@ -188,6 +211,9 @@ impl World {
             self.after(delay, Event::Work { m, p, work: Work::WalWrite });
         }
         for job in output.applies {
+            if self.crashes_before(m, Effect::QueueApply) {
+                return Ok(());
+            }
             let fresh = if self.slots[m].wiped {
                 return broken("wiped-applies", format!("{node} was wiped and applies entries"));
             } else {
@@ -209,27 +235,43 @@ impl World {
             self.live(m).jobs.push_back(crate::member::Job::Apply(job));
         }
         for (group, to) in output.pins {
+            if self.crashes_before(m, Effect::QueuePin) {
+                return Ok(());
+            }
             self.live(m).jobs.push_back(crate::member::Job::Pin(group, to));
         }
         for read in output.log_reads {
+            if self.crashes_before(m, Effect::QueueLogRead) {
+                return Ok(());
+            }
             self.live(m).log_reads.push_back(read);
             let delay = self.disk_us(m, self.plan.write_us);
             self.after(delay, Event::Work { m, p, work: Work::LogRead });
         }
         for (to, fetch) in output.serve {
+            if self.crashes_before(m, Effect::QueueServe) {
+                return Ok(());
+            }
             self.live(m).fetches.push_back((to, fetch));
             let delay = self.disk_us(m, self.plan.write_us);
             self.after(delay, Event::Work { m, p, work: Work::Serve });
         }
         for step in output.installs {
+            if self.crashes_before(m, Effect::QueueInstall) {
+                return Ok(());
+            }
             self.live(m).installs.push_back(step);
             let delay = self.disk_us(m, self.plan.write_us);
             self.after(delay, Event::Work { m, p, work: Work::Install });
         }
         for (token, result) in output.answers {
+            if self.crashes_before(m, Effect::Answer) {
+                return Ok(());
+            }
             self.answered(m, token, result)?;
         }
         for (group, note) in output.notes {
+            self.coverage.reached(note.name());
             self.trace.note(self.now_us, || format!("{m} group {group}: {note}"));
         }
         for soft in output.roles {
@@ -239,6 +281,9 @@ impl World {
             }
         }
         if let Some(root) = output.root {
+            if self.crashes_before(m, Effect::Root) {
+                return Ok(());
+            }
             self.live(m).follow_root(&root);
         }
         for (peer, refusal) in output.refusals {
@@ -246,7 +291,10 @@ impl World {
         }
         self.kick(m);
         if let Some(reason) = output.stop {
-            self.stopped(m, reason)?;
+            return self.stopped(m, reason);
+        }
+        if self.crashes_at_end(m) {
+            return Ok(());
         }
         Ok(())
     }
@@ -298,6 +346,15 @@ impl World {
     /// A disk or a file has failed the member: it must stop. Whether that was meant to happen is
     /// known here.
     pub fn storage_error(&mut self, m: usize, doing: &str, error: &StorageError) -> Checked {
+        self.effects.drain(m, &self.slots[m].disk);
+        self.coverage.reached("stopped-by-disk");
+        if self.is_damage(m, error) {
+            return self.damage_found(m, doing, error);
+        }
+        if self.is_full(m, error) {
+            return self.stop_for_space(m, doing, error);
+        }
+        let at_point = self.is_cut_at_point(m);
         let slot = &mut self.slots[m];
         let Some(fault) = slot.sabotaged.take() else {
             return broken("storage-error", format!("member {m}, {doing}: {error}"));
@@ -308,7 +365,8 @@ impl World {
         // Either the machine goes down as well, or only the process ends and the system's cache
         // stays, with whatever a failed sync has left in it.
         match (fault, self.crashes.chance(1, 2)) {
-            (Fault::DiskError, true) => self.slots[m].disk.kill_process(),
+            _ if at_point => self.crash_at_point(m),
+            (Fault::DiskError | Fault::IoError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }
         self.stop_process(m);

@@ -1,7 +1,7 @@
 //! Messages between members, from the sender's turn to the receiver's.
 
 use super::World;
-use super::event::{Event, Process};
+use super::event::{Event, Way};
 use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
 use crate::safety::{Checked, broken, ensure};
@@ -9,7 +9,7 @@ use crate::trace::Fate;
 use bytes::BytesMut;
 use quorate::multiraft::NodeMessage;
 use quorate::node::Action;
-use quorate::types::{Incarnation, NodeId};
+use quorate::types::NodeId;
 use std::rc::Rc;
 
 impl World {
@@ -69,8 +69,8 @@ impl World {
             let what = what.clone();
             let (copy, stream, at) = (flight.copy, flight.stream, flight.arrives_us);
             let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
-            let event = Event::Arrive { from, to, receiver, copy, told, stream, sender, what };
-            self.at(at, event);
+            let way = Way { from, to, receiver, copy, told, stream, sender };
+            self.at(at, Event::Arrive { way, what });
         }
         Ok(())
     }
@@ -81,17 +81,8 @@ impl World {
         self.trace.met(told, self.now_us, fate);
     }
 
-    pub(super) fn arrive(
-        &mut self,
-        from: usize,
-        to: usize,
-        receiver: Process,
-        copy: Option<Fault>,
-        told: u64,
-        stream: u64,
-        sender: (Incarnation, bool),
-        what: &Rc<NodeMessage>,
-    ) -> Checked {
+    pub(super) fn arrive(&mut self, way: Way, what: &Rc<NodeMessage>) -> Checked {
+        let Way { from, to, receiver, copy, told, stream, sender } = way;
         self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {

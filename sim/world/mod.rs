@@ -8,6 +8,7 @@
 mod clients;
 pub mod clock;
 mod compare;
+mod crashes;
 mod decisions;
 mod event;
 mod members;
@@ -17,11 +18,14 @@ mod telling;
 mod watches;
 
 pub use compare::Sampled;
+pub use crashes::Point;
 pub use event::{Event, Process};
 pub use members::UPKEEP_US;
-pub use slot::{Condition, SLOTS_MAX, Slot};
+pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
 use crate::chaos::Foreign;
+use crate::coverage::Coverage;
+use crate::effects::Effects;
 use crate::faults::{Counters, Fault, Nemesis};
 use crate::history::{CallId, History, LeaseRules};
 use crate::member::Work;
@@ -76,6 +80,12 @@ pub struct World {
     travel_key: u64,
     /// The details of the newest act, and of what follows from it.
     pub crashes: Prng,
+    pub coverage: Coverage,
+    pub effects: Effects,
+    /// Where to crash, if that is what this run is for.
+    point: Option<Point>,
+    /// The disturbances end early.
+    chaos_ends_us: u64,
     /// What was decided, if somebody wants to know.
     decided: Option<Vec<Decision>>,
     /// What a tape says is to happen, instead of drawing it.
@@ -139,6 +149,11 @@ fn play_world(mut world: World) -> Outcome {
     let tape = world.take_tape();
     Outcome {
         tape,
+        pairs: std::mem::take(&mut world.effects.pairs),
+        places: world.effects.places.take().unwrap_or_default(),
+        point_reached: world.point.is_none(),
+        states: std::mem::take(&mut world.coverage.states),
+        probes: std::mem::take(&mut world.coverage.probes),
         trace: world.trace.hash(),
         events: world.trace.events(),
         virtual_us: world.now_us,
@@ -193,6 +208,10 @@ impl World {
             travel: plan.stream("noise"),
             travel_key: plan.name.key("noise"),
             crashes: plan.stream("crashes"),
+            coverage: Coverage::default(),
+            effects: Effects::new(job.places),
+            point: job.point,
+            chaos_ends_us: u64::MAX,
             decided: job.record.then(Vec::new),
             script,
             processes: 0,
@@ -257,7 +276,9 @@ impl World {
         self.acting = true;
         let mut end_us = self.plan.chaos_us;
         while self.now_us < end_us {
-            self.run_until(end_us)?;
+            if self.run_to(end_us, |w| w.now_us >= w.chaos_ends_us)? {
+                break;
+            }
             // While the whole world stood still there was no chaos.
             end_us += std::mem::take(&mut self.frozen_us);
         }
@@ -338,9 +359,7 @@ impl World {
                 }
                 self.act(m, Action::Tick { now_ms })
             }
-            Event::Arrive { from, to, copy, told, stream, what, receiver, sender } => {
-                self.arrive(from, to, receiver, copy, told, stream, sender, &what)
-            }
+            Event::Arrive { way, what } => self.arrive(way, &what),
             Event::Work { m, work, .. } => self.work(m, work),
             Event::Tell { m, action, .. } => {
                 self.trace.word(m as u64);

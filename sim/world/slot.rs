@@ -1,6 +1,7 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
 use super::event::{Event, Process};
+use crate::effects::Effects;
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
 use crate::member::{Birth, CLUSTER, Live, Origin};
@@ -25,6 +26,8 @@ pub enum Condition {
 /// Why a member is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
+    /// It has found its files damaged and waits for its operator.
+    Damaged,
     /// Its disk was wiped and it has been refused.
     Wiped,
     /// The cluster has removed it, and it knows.
@@ -55,10 +58,18 @@ pub struct Slot {
     /// What happened to it while it stood still.
     pub parked: Vec<Event>,
     pub slow_until_us: u64,
+    /// Its disk is full until then.
+    pub full_until_us: u64,
+    /// What was done to its files at rest.
+    pub damaged: Option<Fault>,
+    /// What they held a while ago.
+    pub earlier: Option<MemDisk>,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
     /// An error was put on its disk on purpose, or the power is set to fail.
     pub sabotaged: Option<Fault>,
+    /// It crashes before the effect of that number from now; 0 for no such plan.
+    pub crash_in_effects: u64,
     pub restart_at_us: u64,
     /// A restart is on the calendar.
     pub restart_due: bool,
@@ -97,7 +108,11 @@ impl Slot {
         Slot {
             node: birth.node,
             birth,
-            disk: MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64)),
+            disk: {
+                let disk = MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64));
+                Effects::watch(&disk);
+                disk
+            },
             incarnation: Incarnation(ids.next_u64() | 1),
             condition: Condition::Down,
             process: 0,
@@ -111,8 +126,12 @@ impl Slot {
             starved_until_us: 0,
             parked: Vec::new(),
             slow_until_us: 0,
+            full_until_us: 0,
+            damaged: None,
+            earlier: None,
             wiped: false,
             sabotaged: None,
+            crash_in_effects: 0,
             restart_at_us: 0,
             restart_due: false,
             reads: BTreeMap::new(),

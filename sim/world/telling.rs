@@ -145,6 +145,7 @@ impl World {
                     (Condition::Down, _) => "down",
                     (Condition::Gone(Gone::Wiped), _) => "wiped, gone",
                     (Condition::Gone(Gone::Removed), _) => "removed",
+                    (Condition::Gone(Gone::Damaged), _) => "damaged",
                 };
                 last.replicas.push(crate::trace::LastReplica {
                     m,

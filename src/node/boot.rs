@@ -157,6 +157,11 @@ pub enum BootError {
     RestoreUnfinished {
         path: PathBuf,
     },
+    /// There is a log, and a store whose checkpoints are all lost but the empty one it was born
+    /// with.
+    StoreEmpty {
+        path: PathBuf,
+    },
     /// The store knows a group and the log does not.
     GroupMissing {
         group: GroupId,
@@ -208,6 +213,12 @@ impl fmt::Display for BootError {
             BootError::RestoreUnfinished { path } => write!(
                 f,
                 "{} is what a restore left that was cut short: restore once more",
+                path.display()
+            ),
+            BootError::StoreEmpty { path } => write!(
+                f,
+                "{}: the store has no checkpoint although there is a log: its newest meta page is \
+                 lost; {REMEDY}",
                 path.display()
             ),
             BootError::GroupMissing { group } => {
@@ -423,7 +434,7 @@ fn recover(
     // A crash in the middle of the first checkpoint leaves no group; founding is then repeated
     // because there is no log. Here there is one.
     if !groups.contains(&GroupId::ROOT) {
-        return Err(BootError::GroupMissing { group: GroupId::ROOT });
+        return Err(BootError::StoreEmpty { path: config.store_path() });
     }
     let mut amends = Vec::new();
     let mut starts = Vec::new();

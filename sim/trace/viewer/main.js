@@ -281,8 +281,9 @@ function begin() {
   filtersChanged();
   draw();
   fitEnd(120);
-  // When what contradicts the answer is not far back, it belongs into the picture.
-  if (about.witness && about.witness.u < view.t0 && events.filter((e) => e.t > about.witness.u && shows(e)).length < 500) fitStory();
+  // When the story of it does not begin far back, the picture begins there.
+  const mine = events.find((e) => e === about.witness || (follows() && followed(e)));
+  if (mine && mine.t < view.t0 && events.filter((e) => e.t > mine.t && shows(e)).length < 500) fitStory();
   if (violation) { view.chosen = about.call || null; showChosen(); list.scrollTop = 1e9; drawList(); }
 }
 begin();

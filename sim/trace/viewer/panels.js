@@ -75,10 +75,10 @@ function storyLines() {
     const rows = e.k === "state" && e.turn && rowsOf.get(e.m + "/" + e.g);
     const old = rows && rows[rows.indexOf(e) - 1];
     if (old && old.row.conf !== e.row.conf && shows(e)) add(e.t, e, `configuration ${confWords(old.row.conf)} → ${confWords(e.row.conf)}`);
-    if (e.k === "state" && e.turn && shows(e) && e.row.role !== "follower") add(e.t, e, `${e.row.role} in term ${e.row.term}, log ends ${e.row.last}, commit ${e.row.commit}`);
+    if (e.k === "state" && e.turn && shows(e) && e.row.role !== "follower") add(e.t, e, `${e.row.role === "candidate" ? "asks for votes" : e.row.role} in term ${e.row.term}: log ends ${e.row.last}, commit ${e.row.commit}`);
     else if (e.k === "note" && e.m >= 0 && shows(e) && /^vote for \w+ in term \d+ granted/.test(e.text)) {
       const own = rowAt(e.m, e.g, e.t);
-      add(e.t, e, `gives its vote to ${nameOf(e.text.split(" ")[2])} in term ${e.text.split(" ")[5]}${own ? `, own log ends ${own.last}` : ""}`);
+      add(e.t, e, `VOTES for ${nameOf(e.text.split(" ")[2])} in term ${e.text.split(" ")[5]}${own ? `: own log ends ${own.last}` : ""}`);
     } else if (e.k === "note" && shows(e) && /elected|stepped down|truncat|snapshot|crash|stops|boots|loses|refuses|configuration|power|heals|phase/.test(e.text)) add(e.t, e, e.text);
     else if (follows()) {
       if (e.k === "work" && e.work === "write") {

@@ -182,6 +182,9 @@ struct State {
     /// Mutating operations left until the power fails; `Some(0)` is off.
     power_left: Option<u64>,
     capacity: Option<u64>,
+    /// Names each mutating operation for somebody who watches, and the newest names.
+    watch: Option<fn(&str, &Path) -> u8>,
+    watched: Vec<u8>,
 }
 
 /// Whether an operation takes place, and whether its caller hears of it.
@@ -232,6 +235,9 @@ impl State {
             return Err(State::off(op, path));
         }
         self.ops.mutating += 1;
+        if let Some(name) = self.watch {
+            self.watched.push(name(op, path));
+        }
         if let Some(left) = &mut self.power_left {
             *left -= 1;
             if *left == 0 {
@@ -321,6 +327,8 @@ impl MemDisk {
             ops: Ops::default(),
             power_left: None,
             capacity: None,
+            watch: None,
+            watched: Vec::new(),
         };
         MemDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -384,7 +392,18 @@ impl MemDisk {
         copy.crash(plan);
         copy.faults.clear();
         copy.ops = Ops::default();
+        copy.watch = None;
         MemDisk { state: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// From now on each mutating operation is kept under the name that `name` gives it, until
+    /// `watched` takes them.
+    pub fn watch(&self, name: fn(&str, &Path) -> u8) {
+        self.state().watch = Some(name);
+    }
+
+    pub fn watched(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state().watched)
     }
 
     pub fn ops(&self) -> Ops {
