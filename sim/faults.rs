@@ -83,6 +83,17 @@ faults! {
     OtherMemberDir "other-member-dir",
     OlderStore "older-store",
     Restored "restored-cluster",
+    // Whole servers only (tier 2).
+    Stop "stop",
+    LostAnswer "lost-answer",
+}
+
+impl Fault {
+    /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
+    pub fn is_of_servers(self) -> bool {
+        use Fault::*;
+        matches!(self, Stop | LostAnswer)
+    }
 }
 
 field_of!(Fault, Fault::ALL);
@@ -104,7 +115,7 @@ impl Fault {
                 | Fault::ClockDrift
                 | Fault::ClockDriftWide
                 | Fault::CoreOnly
-        )
+        ) && !self.is_of_servers()
     }
 }
 

@@ -29,6 +29,7 @@ mod strangers;
 mod swarm;
 mod tape;
 mod text;
+mod tier2;
 mod trace;
 mod watch;
 mod wgl;

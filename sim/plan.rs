@@ -233,6 +233,11 @@ impl Plan {
             faults: swarm.faults,
             fault_gap_us: tick_us * swarm.gap_ticks,
         };
+        // A restored cluster has the alarms of the old one: it could not show that it serves.
+        if plan.on(Fault::Restored) {
+            plan.quota_bytes = 0;
+            plan.ops.insert(OpKind::Alarm, 0);
+        }
         if swarm.idle {
             plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
             plan.clients = plan.clients.min(2);

@@ -45,7 +45,7 @@ impl Swarm {
         let many = acts == usize::MAX;
         let mut ranked: Vec<(u64, Fault)> = Vec::new();
         let mut faults = BTreeMap::new();
-        for fault in Fault::ALL.iter().copied() {
+        for fault in Fault::ALL.iter().copied().filter(|fault| !fault.is_of_servers()) {
             let draw = seed.stream(fault.name()).next_u64();
             if fault.is_act() {
                 ranked.push((draw, fault));

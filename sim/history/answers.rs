@@ -244,7 +244,7 @@ fn is_verdict(error: &ApiError) -> bool {
 
 /// The committed command is the sent one, but for what the member fills in: a drawn lease id and a
 /// TTL raised to the least one.
-fn same_command(sent: &Command, committed: &Command) -> bool {
+pub(super) fn same_command(sent: &Command, committed: &Command) -> bool {
     match (sent, committed) {
         (
             Command::LeaseGrant { id: a, ttl_seconds: t },

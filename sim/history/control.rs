@@ -37,7 +37,7 @@ pub fn self_check() {
     let g = GroupId(1);
     // Two acknowledged writes, then one read, then one write that is refused.
     let story = |spoil: u8| -> Result<(), Violation> {
-        let mut h = History::new(1);
+        let mut h = History::new(1, 0);
         for seq in 1..=2_u64 {
             let command = put(if seq == 1 { "a" } else { "b" });
             let call = h.begin(seq * 10, g, Call::Write(command.clone()));
@@ -94,7 +94,7 @@ pub fn self_check() {
             "the switch of {rule} does not reach it: {blind:?}"
         );
     }
-    let mut h = History::new(1);
+    let mut h = History::new(1, 0);
     let call = h.begin(1, g, Call::Write(put("d")));
     let error = ApiError::NoSpace;
     let caught = h.end(2, call, Answer::Failed { error, never: false });

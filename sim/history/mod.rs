@@ -16,6 +16,7 @@ pub use control::self_check;
 use crate::model::{Model, Outcome};
 use crate::safety::{Checked, Violation, ensure};
 use crate::wgl::{Record, Verdict};
+use answers::same_command;
 use bytes::Bytes;
 use quorate::multiraft::turn::BOOT_INDEX;
 use quorate::types::command::{AlarmKind, Proposal, RangeRequest, RequestOp, TxnRequest};
@@ -108,7 +109,7 @@ struct Open {
 
 /// How far clocks may be off, and how much longer a new leader may let leases live.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LeaseRules {
+struct LeaseRules {
     pub drift_ppm: u64,
     pub grace_us: u64,
 }
@@ -149,18 +150,21 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(groups: u64) -> History {
+    /// `drift_ppm` bounds how much faster than true time a member's clock goes.
+    pub fn new(groups: u64, drift_ppm: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
             let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
-            let keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
+            let mut keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
+            keyspace.leases.rules.drift_ppm = drift_ppm;
             history.groups.insert(GroupId(g), keyspace);
         }
         history
     }
 
-    pub fn lease_rules(&mut self, rules: LeaseRules) {
-        self.groups.values_mut().for_each(|keyspace| keyspace.leases.rules = rules);
+    /// How much longer than its TTL a new leader may let a lease live.
+    pub fn lease_grace(&mut self, grace_us: u64) {
+        self.groups.values_mut().for_each(|keyspace| keyspace.leases.rules.grace_us = grace_us);
     }
     /// From now on everything that clients see is kept for `black_box`.
     pub fn keep_record(&mut self) {
@@ -258,6 +262,32 @@ impl History {
             entry.index
         );
         Ok(())
+    }
+
+    /// For an answer that does not say where in the log its command is: the first place behind all
+    /// that had been answered before the call where it is, with an outcome that fits, and that no
+    /// other answer has taken. If there is none: what the command did where it is.
+    pub fn place(
+        &self,
+        call: CallId,
+        fits: impl Fn(&Outcome) -> bool,
+    ) -> Result<(LogIndex, Outcome), Vec<(LogIndex, Outcome)>> {
+        let Some(open) = self.open.get(&call) else { return Err(Vec::new()) };
+        let (Call::Write(sent), Some(keyspace)) = (&open.call, self.groups.get(&open.group)) else {
+            return Err(Vec::new());
+        };
+        let behind = keyspace.positions.range(open.floor.index.next()..);
+        let places = behind.filter(|(index, (there, _))| {
+            same_command(sent, there) && !keyspace.claimed.contains(index)
+        });
+        let mut near = Vec::new();
+        for (index, (_, outcome)) in places {
+            if fits(outcome) {
+                return Ok((*index, outcome.clone()));
+            }
+            near.push((*index, outcome.clone()));
+        }
+        Err(near)
     }
 
     /// A call ends with an answer that its client hears.

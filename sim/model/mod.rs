@@ -41,6 +41,9 @@ pub struct Outcome {
     pub revision: i64,
 }
 
+/// See `Model::changes`.
+pub type Change = (i64, Bytes, Option<KeyValue>, Option<KeyValue>);
+
 /// One keyspace with all of its history.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -131,6 +134,24 @@ impl Model {
             })
             .collect();
         TxnReply { succeeded, replies }
+    }
+
+    /// Each change of a key in `range` in the revisions `(after, to]`: revision, key, the pair put
+    /// (`None` for a delete), and the pair before. Ordered by revision and key.
+    pub fn changes(&self, range: &KeyRange, after: i64, to: i64) -> Vec<Change> {
+        let mut found = Vec::new();
+        for (key, versions) in self.keys.iter().filter(|(key, _)| range.contains(key)) {
+            let first = versions.partition_point(|version| version.main <= after);
+            for (at, version) in versions.iter().enumerate().skip(first) {
+                if version.main > to {
+                    break;
+                }
+                let before = at.checked_sub(1).and_then(|at| versions[at].kv.clone());
+                found.push((version.main, key.clone(), version.kv.clone(), before));
+            }
+        }
+        found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        found
     }
 
     fn version_at(&self, key: &[u8], revision: i64) -> Option<&KeyValue> {

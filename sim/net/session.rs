@@ -30,8 +30,12 @@ impl Net {
     pub fn connect(&mut self, from: usize, to: usize, processes: (u64, u64)) {
         for (a, b, pair) in [(from, to, processes), (to, from, (processes.1, processes.0))] {
             if self.sessions.shaken.insert((a, b), pair) != Some(pair) {
-                // A new connection has nothing queued.
-                self.link(a, b).clogged = None;
+                // A new connection has nothing queued, and waits for nothing that the old one had
+                // (seed 1000068: held up for 25 s behind a peer that no longer was one).
+                let link = self.link(a, b);
+                if link.clogged.take().is_some() {
+                    link.busy_until_us = 0;
+                }
             }
         }
     }

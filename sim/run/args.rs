@@ -76,7 +76,10 @@ impl Args {
             child: var("QUORATE_CHILD").is_some(),
         };
         if let Some(name) = var("QUORATE_TIER") {
-            args.tiers.retain(|tier| tier.name == name);
+            let numbered = name.parse().ok().and_then(|n: usize| TIERS.get(n.checked_sub(1)?));
+            args.tiers.retain(|tier| {
+                tier.name == name || numbered.is_some_and(|asked| asked.name == tier.name)
+            });
             if args.tiers.is_empty() {
                 let names: Vec<&str> = TIERS.iter().map(|t| t.name).collect();
                 return Err(format!("QUORATE_TIER={name}: there are {}", names.join(", ")));

@@ -31,6 +31,7 @@ use crate::faults::Counters;
 use crate::plan::{Plan, Seed};
 use crate::safety::Violation;
 use crate::tape::Tape;
+use crate::tier2;
 use crate::trace::Told;
 use crate::watch::Heard;
 use crate::world::{self, Point, Sampled};
@@ -77,8 +78,10 @@ pub struct Tier {
     pub budget: Duration,
 }
 
-/// To add a tier: one entry here. `QUORATE_TIER` picks one by name.
-pub const TIERS: &[Tier] = &[Tier {
+/// To add a tier: one entry here. `QUORATE_TIER` picks one by name or number.
+pub const TIERS: &[Tier] = &[MEMBERS, SERVERS];
+
+const MEMBERS: Tier = Tier {
     name: "members",
     play: |job| {
         // Members of this tier know nothing of madsim; its runtime stands around them so that a
@@ -96,7 +99,19 @@ pub const TIERS: &[Tier] = &[Tier {
     plan: |seed| Plan::of(seed).summary(),
     seeds: 1..1_001,
     budget: Duration::from_secs(140),
-}];
+};
+
+const SERVERS: Tier = Tier {
+    name: "servers",
+    play: |job| {
+        let config = madsim::Config::default();
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(job.seed.number, config);
+        runtime.block_on(tier2::play(job.clone()))
+    },
+    plan: |seed| tier2::plan(seed).summary(),
+    seeds: 1..101,
+    budget: Duration::from_secs(60),
+};
 
 /// What came of one seed.
 #[derive(Debug, Default)]
@@ -173,7 +188,8 @@ fn play_tiers(args: &Args) -> ExitCode {
             same::compare_processes(&board);
         }
         if board.is_whole_run() {
-            points::fill(&board, (args.budget.unwrap_or(tier.budget) / 10).min(FILL_MAX));
+            let whole = args.budget.filter(|b| *b < Duration::MAX).unwrap_or(tier.budget);
+            points::fill(&board, (whole / 10).min(FILL_MAX));
         }
         board.summary();
         if args.mode == Mode::Nightly {

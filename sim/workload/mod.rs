@@ -23,7 +23,7 @@ use quorate::types::prng::Prng;
 use quorate::types::reply::Reply;
 use quorate::types::{Command, GroupId, KeyRange, LeaseId, NodeId};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What one client remembers of a group.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +46,7 @@ pub struct Open {
     pub group: GroupId,
     pub member: usize,
     pub began_us: u64,
-    pub call: Rc<Call>,
+    pub call: Arc<Call>,
 }
 
 pub struct Client {

@@ -9,6 +9,7 @@ use crate::workload::Open;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
 use quorate::types::{ApiError, GroupId};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// How long a client waits that has as many calls open as it may.
 const FULL_US: u64 = 2_000;
@@ -41,7 +42,8 @@ impl World {
         if !what.is_serializable() {
             self.call_began.insert(id, self.now_us);
         }
-        let open = Open { group, member: m, began_us: self.now_us, call: what.clone() };
+        let open =
+            Open { group, member: m, began_us: self.now_us, call: Arc::new(Call::clone(&what)) };
         self.clients[c].open.insert(id, open);
         let due = self.phase_began_us + self.plan.election_us() * 9;
         let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;

@@ -54,7 +54,10 @@ impl World {
     /// Client `c` asks again after a pause. A tape has its own time for it, and a client that the
     /// tape gives nothing more to do waits for the healing: then everybody asks.
     pub(super) fn plan_ask(&mut self, c: usize, think_us: u64) {
-        let drawn = self.now_us + think_us;
+        // After the healing everybody asks at once: clients that think for long would leave a group
+        // unasked until the bound is over.
+        let after_healing = !self.acting && self.now_us > 0;
+        let drawn = self.now_us + if after_healing { think_us.min(50 * MS) } else { think_us };
         let at = match &self.script {
             Some(script) if self.acting || self.now_us == 0 => {
                 let next = script.calls.get(&c).and_then(|calls| calls.front());

@@ -27,7 +27,7 @@ use crate::chaos::Foreign;
 use crate::coverage::Coverage;
 use crate::effects::Effects;
 use crate::faults::{Counters, Fault, Nemesis};
-use crate::history::{CallId, History, LeaseRules};
+use crate::history::{CallId, History};
 use crate::member::Work;
 use crate::net::Net;
 use crate::plan::Plan;
@@ -178,9 +178,8 @@ impl World {
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
         let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
-        let mut history = History::new(plan.groups);
-        let (drift_ppm, grace_us) = (plan.drift_ppm(), plan.election_us());
-        history.lease_rules(LeaseRules { drift_ppm, grace_us });
+        let mut history = History::new(plan.groups, plan.drift_ppm());
+        history.lease_grace(plan.election_us());
         history.quota = plan.quota_bytes > 0;
         if job.verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
             history.keep_record();

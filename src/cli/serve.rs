@@ -11,24 +11,18 @@ use crate::btree::StoreOptions;
 use crate::io::{Io, biased_select, tokio_backend};
 use crate::multiraft::host::TrimPolicy;
 use crate::node::handle::RequestLimits;
-use crate::node::shared::{Ended, GroupSlot, Shared};
-use crate::node::shell::{self, Running};
-use crate::node::streams::Streams;
+use crate::node::shared::Ended;
+use crate::node::shell::Running;
+use crate::node::start::{self, OpenError, StartConfig};
 use crate::node::{BootConfig, CoreConfig, Founding, boot, membership};
-use crate::transport::LocalIdentity;
 use crate::types::url::Url;
-use crate::types::version::QUORATE_VERSION;
 use crate::types::{GroupId, Incarnation, Member, limits};
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two looks at whether the member is ready.
 const READY_LOOK: Duration = Duration::from_millis(5);
-/// How long an orderly stop may take before the process ends all the same.
-const STOP_LIMIT: Duration = Duration::from_millis(1_800);
 /// How often watchers that asked for it are told of progress (etcd: 10 minutes).
 const PROGRESS_INTERVAL_MS: u64 = 600_000;
 
@@ -54,66 +48,17 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
         port_is_free(flag, address)?;
     }
 
-    let boot_config = boot_config(config, &io)?;
-    let (cluster, node) = (boot_config.core.cluster, boot_config.core.node);
-    let store_path = boot_config.store_path();
-    let quota_bytes = boot_config.core.quota_bytes;
-    let member = boot::boot(io.disk.clone(), boot_config)
-        .map_err(|error| format!("{error} (data directory {})", config.data_dir.display()))?;
-    tracing::info!(
-        "local-member-id" = %node,
-        "cluster-id" = %cluster,
-        "data-dir" = %config.data_dir.display(),
-        store = %store_path.display(),
-        "opened the data directory"
-    );
-
-    let local = LocalIdentity {
-        cluster,
-        node,
-        incarnation: member.core.config().incarnation,
-        server_version: QUORATE_VERSION.to_string(),
-        peer_urls: config.advertise_peer_urls.iter().map(Url::to_string).collect(),
-    };
-    let groups: BTreeMap<GroupId, GroupSlot> = member
-        .applier
-        .groups()
-        .map(|group| {
-            let view = member.applier.view(group).expect("the applier named the group");
-            let slot = GroupSlot::new(view, PROGRESS_INTERVAL_MS);
-            (group, slot)
-        })
-        .collect();
-    let limits = RequestLimits {
-        request_bytes_max: config.request_bytes_max,
-        txn_ops_max: config.txn_ops_max,
-    };
-    let shared = Arc::new(Shared::new(
-        io.clone(),
-        cluster,
-        node,
-        limits,
-        quota_bytes,
-        groups,
-        member.applier.root(),
-        member.applier.pressure(),
-    ));
-    let streams = Streams::new(node);
-    streams
-        .start(io.clone(), local, peers.clone(), &shared)
-        .await
-        .map_err(|error| format!("{error}; choose another --listen-peer-urls"))?;
-    let running = shell::start(shared, member, streams, config.snapshot_count.max(1));
+    let boot = boot_config(config, &io)?;
+    let running =
+        start::open(&io, boot, start_config(config)).await.map_err(|error| match error {
+            OpenError::Boot(error) => {
+                format!("{error} (data directory {})", config.data_dir.display())
+            }
+            OpenError::Peers(error) => format!("{error}; choose another --listen-peer-urls"),
+        })?;
     let outcome = serve_clients(config, &clients, &running, &io).await;
-    // Whatever happened, the member ends in order: leadership handed over, a last checkpoint.
-    running.stop();
-    let ended = biased_select! {
-        ended = running.ended() => ended,
-        () = io.clock.sleep_until(io.clock.now() + STOP_LIMIT) => {
-            tracing::warn!("the member did not stop in time; what is in the log is safe");
-            Ended::Asked
-        }
-    };
+    // Whatever happened, the member ends in order.
+    let ended = start::close(&running, &*io.clock).await;
     outcome?;
     match ended {
         Ended::Asked => Ok(()),
@@ -193,8 +138,23 @@ fn cannot_listen(flag: &str, address: &str, error: &dyn Display) -> String {
     format!("cannot listen on {address}: {error}; choose another --{flag} or free the port")
 }
 
+/// What the flags mean for a member's start, its data directory apart.
+pub fn start_config(config: &Config) -> StartConfig {
+    StartConfig {
+        listen_peers: addresses(&config.listen_peer_urls),
+        peer_urls: config.advertise_peer_urls.iter().map(Url::to_string).collect(),
+        limits: RequestLimits {
+            request_bytes_max: config.request_bytes_max,
+            txn_ops_max: config.txn_ops_max,
+        },
+        checkpoint_entries: config.snapshot_count,
+        progress_interval_ms: PROGRESS_INTERVAL_MS,
+        observer: None,
+    }
+}
+
 /// What the flags mean for the data directory: found a member, or recover the one that is there.
-fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
+pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
     let rows: Vec<Member> = config
         .initial_cluster
         .iter()

@@ -37,6 +37,7 @@ mod requests;
 pub mod restore;
 pub mod shared;
 pub mod shell;
+pub mod start;
 pub mod streams;
 pub mod survivor;
 pub mod watching;

@@ -13,7 +13,7 @@ use crate::multiraft::apply::Pressure;
 use crate::multiraft::root::RootState;
 use crate::mvcc::KeyspaceView;
 use crate::types::map::Map;
-use crate::types::{ApiError, ClusterId, GroupId, LogIndex, NodeId, StorageError, Term};
+use crate::types::{ApiError, ClusterId, Entry, GroupId, LogIndex, NodeId, StorageError, Term};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -142,6 +142,13 @@ pub enum Ended {
     Storage(StorageError),
 }
 
+/// Looks on while a member works. It must not block.
+pub trait Observer: Send + Sync {
+    /// Committed entries, before anything comes of them: no client has an answer yet, and no
+    /// reader sees them.
+    fn applying(&self, group: GroupId, entries: &[Entry]);
+}
+
 /// See the module's documentation.
 pub struct Shared {
     pub io: Io,
@@ -157,6 +164,7 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The configured election timeout; set when the loops start.
     pub election_ms: AtomicU64,
+    pub observer: Option<Arc<dyn Observer>>,
     /// Set once: why the member ends. The first reason wins.
     ended: Mutex<Option<Ended>>,
     stopping: AtomicBool,
@@ -188,6 +196,7 @@ impl Shared {
             pressure: Mutex::new(pressure),
             metrics: Metrics::default(),
             election_ms: AtomicU64::new(1_000),
+            observer: None,
             ended: Mutex::new(None),
             stopping: AtomicBool::new(false),
             on_stop: Notify::new(),

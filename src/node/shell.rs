@@ -65,6 +65,8 @@ enum ApplierJob {
     },
     Install(Box<InstallReady>),
     CheckpointDone(Box<CheckpointDone>),
+    /// The store failed under the background task: the checkpoint that runs never ends.
+    CheckpointFailed,
     /// Write everything into the store, then end.
     Stop,
 }
@@ -99,6 +101,11 @@ impl Running {
             task.finished().await;
         }
         self.streams.stop();
+        self.why()
+    }
+
+    /// Why the member ends or has ended; `Asked` if nothing else is known. Told once.
+    pub fn why(&self) -> Ended {
         self.handle.shared.take_end().unwrap_or(Ended::Asked)
     }
 }
@@ -132,6 +139,7 @@ pub fn start(
         checkpoint_began: None,
         held: VecDeque::new(),
         stopping: false,
+        store_failed: false,
     };
     let background_task = BackgroundTask {
         shared: shared.clone(),
@@ -332,6 +340,8 @@ struct ApplierTask {
     /// What changes the state, in order, while it has to wait.
     held: VecDeque<ApplierJob>,
     stopping: bool,
+    /// There is nobody to write a last checkpoint.
+    store_failed: bool,
 }
 
 impl ApplierTask {
@@ -347,6 +357,9 @@ impl ApplierTask {
         let clock = self.shared.io.clock.clone();
         let mut inbox = Vec::new();
         loop {
+            if self.store_failed {
+                return Ok(());
+            }
             let compacting = self.applier.compacting().next();
             if self.jobs.is_empty() && compacting.is_none() {
                 if self.stopping && !self.applier.is_checkpoint_running() {
@@ -396,6 +409,9 @@ impl ApplierTask {
     fn job(&mut self, job: ApplierJob) -> Result<(), StorageError> {
         match job {
             ApplierJob::Apply(job) => {
+                if let Some(observer) = &self.shared.observer {
+                    observer.applying(job.group, &job.entries);
+                }
                 let began = self.shared.io.clock.now();
                 let batch = self.applier.apply(job.group, &job.entries)?;
                 self.applied(batch);
@@ -449,6 +465,7 @@ impl ApplierTask {
                     pressure: outcome.pressure,
                 });
             }
+            ApplierJob::CheckpointFailed => self.store_failed = true,
             ApplierJob::Stop => {
                 self.stopping = true;
                 self.applier.request_checkpoint();
@@ -511,6 +528,8 @@ impl BackgroundTask {
         if let Err(error) = self.turns().await {
             tracing::error!(error = %error, "the store failed; nothing is retried, the member stops");
             self.shared.end(Ended::Storage(error));
+            // Otherwise the applier would wait for the end of a checkpoint that has none.
+            self.applier.send(ApplierJob::CheckpointFailed);
         }
     }
 

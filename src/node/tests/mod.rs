@@ -3,4 +3,5 @@
 mod boots;
 mod cluster;
 mod restores;
+mod shell;
 mod stories;
