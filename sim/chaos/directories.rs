@@ -61,15 +61,17 @@ impl World {
         );
         // And the other way round: the settings are the other cluster's, the directory is ours.
         let own = self.slots[m].disk.fork();
-        if own.contents(STORE).is_none() {
+        if own.contents(STORE).is_none() || self.slots[m].damaged.is_some() {
+            // Nothing there yet, or damage that is found before the id is looked at.
             return Ok(());
         }
         let before = contents(&own);
         let booted = Live::boot(&self.plan, &foreign.birth, foreign.incarnation, &own, process);
+        let verdict = booted.map(|_| "starts".to_owned());
         ensure!(
-            matches!(booted, Err(BootError::OtherCluster { .. })),
+            matches!(verdict, Err(BootError::OtherCluster { .. })),
             "other-cluster-dir",
-            "a member of {theirs} starts on the directory of member {m} of {ours}"
+            "a member of {theirs} on the directory of member {m} of {ours}: {verdict:?}"
         );
         ensure!(
             contents(&own) == before,
@@ -82,7 +84,8 @@ impl World {
 
     /// The member restarts with the data directory of another member of its cluster.
     pub(super) fn other_members_directory(&mut self, m: usize, other: usize) -> Checked {
-        if m == other || self.slots[other].wiped || self.slots[m].wiped {
+        let unfit = self.slots[other].wiped || self.slots[other].damaged.is_some();
+        if m == other || unfit || self.slots[m].wiped {
             return Ok(());
         }
         if self.slots[other].disk.fork().contents(STORE).is_none() {
@@ -118,7 +121,7 @@ impl World {
     /// The store is put back from an older copy, the log is not. Either the log still has all that
     /// the old store lacks, and the member comes up as if nothing had happened, or it must refuse.
     pub(super) fn older_store(&mut self, m: usize) -> Checked {
-        if self.slots[m].wiped {
+        if self.slots[m].wiped || self.slots[m].damaged.is_some() {
             return Ok(());
         }
         let now = self.slots[m].disk.fork();
