@@ -63,6 +63,8 @@ pub struct Client {
     memory: BTreeMap<GroupId, Memory>,
     /// The calls that are open, and where they went.
     pub open: BTreeMap<CallId, Open>,
+    /// It asks on when one of them ends.
+    pub waits: bool,
     /// A call to be made once more.
     again: Option<(GroupId, Call)>,
     running: Option<Running>,
@@ -84,6 +86,7 @@ impl Client {
             values: 0,
             memory: BTreeMap::new(),
             open: BTreeMap::new(),
+            waits: false,
             again: None,
             running: None,
         }

@@ -11,25 +11,19 @@ use quorate::types::{ApiError, GroupId};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// How long a client waits that has as many calls open as it may.
-const FULL_US: u64 = 2_000;
-
 impl World {
     pub(super) fn ask(&mut self, c: usize) {
         if self.quiet {
             return;
         }
-        let pipeline = self.plan.pipeline;
-        if pipeline > 1 && self.clients[c].open.len() >= pipeline {
-            self.after(FULL_US, Event::Ask { c });
-            return;
-        }
         if let Some((group, call)) = self.next_call(c) {
             self.clients[c].step_leaves(group, &call, &mut self.promises);
             self.start_call(c, group, call);
-            // One chain of asks, whatever becomes of the calls.
-            if pipeline > 1 {
+            // One event for each call, so that a tape finds the same ones.
+            if self.clients[c].open.len() < self.plan.pipeline {
                 self.ask_later(c);
+            } else {
+                self.clients[c].waits = true;
             }
         }
     }
@@ -166,7 +160,7 @@ impl World {
             self.move_on(c);
         }
         self.history.end(self.now_us, call, answer)?;
-        if self.plan.pipeline == 1 {
+        if std::mem::take(&mut self.clients[c].waits) {
             self.ask_later(c);
         }
         Ok(())
@@ -183,7 +177,7 @@ impl World {
         if self.clients[c].member == m {
             self.move_on(c);
         }
-        if self.plan.pipeline == 1 {
+        if std::mem::take(&mut self.clients[c].waits) {
             self.ask_later(c);
         }
         if self.slots[m].live.is_some() {
