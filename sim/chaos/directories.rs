@@ -22,6 +22,12 @@ fn contents(disk: &MemDisk) -> Vec<(PathBuf, Vec<u8>)> {
     disk.files().into_iter().filter(|path| !path.ends_with("lock")).filter_map(named).collect()
 }
 
+/// The files that are not what they were.
+fn changed_files(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) -> Vec<PathBuf> {
+    let differs = |file: &&(PathBuf, Vec<u8>)| !before.contains(file) || !after.contains(file);
+    before.iter().chain(after).filter(differs).map(|file| file.0.clone()).collect()
+}
+
 impl World {
     /// The member restarts with a data directory of another cluster. Both ids must be told, and
     /// the directory stays as it is; with its own directory the member starts as ever.
@@ -73,10 +79,12 @@ impl World {
             "other-cluster-dir",
             "a member of {theirs} on the directory of member {m} of {ours}: {verdict:?}"
         );
+        let after = contents(&own);
         ensure!(
-            contents(&own) == before,
+            after == before,
             "refused-dir-changed",
-            "a member of {theirs} has changed the directory of member {m}"
+            "a member of {theirs} has changed the directory of member {m}: {:?}",
+            changed_files(&before, &after)
         );
         self.counters.mattered(Fault::OtherClusterDir);
         Ok(())

@@ -147,6 +147,7 @@ pub struct History {
     pub quota: bool,
     /// For the search for an order, in seeds that get one.
     record: Option<Record>,
+    grace_us: u64,
 }
 
 impl History {
@@ -154,16 +155,22 @@ impl History {
     pub fn new(groups: u64, drift_ppm: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
-            let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
-            let mut keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
-            keyspace.leases.rules.drift_ppm = drift_ppm;
-            history.groups.insert(GroupId(g), keyspace);
+            history.found(GroupId(g), drift_ppm);
         }
         history
     }
 
+    /// A group is born.
+    pub fn found(&mut self, group: GroupId, drift_ppm: u64) {
+        let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
+        let mut keyspace = Keyspace { next: BOOT_INDEX, floor, ..Keyspace::default() };
+        keyspace.leases.rules = LeaseRules { drift_ppm, grace_us: self.grace_us };
+        self.groups.insert(group, keyspace);
+    }
+
     /// How much longer than its TTL a new leader may let a lease live.
     pub fn lease_grace(&mut self, grace_us: u64) {
+        self.grace_us = grace_us;
         self.groups.values_mut().for_each(|keyspace| keyspace.leases.rules.grace_us = grace_us);
     }
     /// From now on everything that clients see is kept for `black_box`.

@@ -267,9 +267,11 @@ fn after_alarms(alarms: &BTreeSet<(NodeId, AlarmKind)>, command: &Command) -> Re
         Command::DeleteRange(_) | Command::Compact(_) | Command::LeaseRevoke { .. } => {
             (true, false)
         }
-        Command::LeaseCheckpoint { .. } | Command::Alarm(_) | Command::PublishMember { .. } => {
-            (false, false)
-        }
+        Command::LeaseCheckpoint { .. }
+        | Command::Alarm(_)
+        | Command::PublishMember { .. }
+        | Command::CreateGroup
+        | Command::DestroyGroup { .. } => (false, false),
     };
     if changes && raised(AlarmKind::Corrupt) {
         return Err(ApiError::Corrupt);

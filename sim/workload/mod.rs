@@ -127,9 +127,14 @@ impl Client {
     }
 
     /// The next call and the group it goes to, unless that is told.
-    pub fn next_call(&mut self, plan: &Plan, told: Option<GroupId>) -> (GroupId, Call) {
-        let drawn = GroupId(1 + self.rng.below(plan.groups));
-        let group = told.unwrap_or(drawn);
+    pub fn next_call(
+        &mut self,
+        plan: &Plan,
+        groups: &[GroupId],
+        told: Option<GroupId>,
+    ) -> (GroupId, Call) {
+        let drawn = groups[self.rng.below(groups.len() as u64) as usize];
+        let group = told.filter(|group| groups.contains(group)).unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
         let mut draw = self.rng.below(total);
         let mut kind = OpKind::Put;
@@ -141,11 +146,13 @@ impl Client {
             }
             draw -= weight;
         }
-        if let Some((group, call)) = self.again.take_if(|_| self.rng.chance(1, 2)) {
+        if let Some((group, call)) = self.again.take_if(|_| self.rng.chance(1, 2))
+            && groups.contains(&group)
+        {
             return (group, self.anew(plan, call));
         }
         if kind == OpKind::Program {
-            return self.program_call(plan);
+            return self.program_call(plan, groups);
         }
         let newest = self.newest(group);
         let single = |key| RangeRequest { range: KeyRange::single(key), ..RangeRequest::default() };

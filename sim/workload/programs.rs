@@ -191,9 +191,13 @@ fn txn(compare: Compare, then: RequestOp) -> Call {
 
 impl Client {
     /// The next step of the program under way, or of a new one.
-    pub(super) fn program_call(&mut self, plan: &Plan) -> (GroupId, Call) {
-        if self.running.as_ref().is_none_or(|r| r.rounds >= ROUNDS_MAX) {
-            let group = GroupId(1 + self.rng.below(plan.groups));
+    pub(super) fn program_call(&mut self, plan: &Plan, groups: &[GroupId]) -> (GroupId, Call) {
+        if self
+            .running
+            .as_ref()
+            .is_none_or(|r| r.rounds >= ROUNDS_MAX || !groups.contains(&r.group))
+        {
+            let group = groups[self.rng.below(groups.len() as u64) as usize];
             let program = if self.rng.chance(1, 2) {
                 Program::Read { key: Bytes::from(format!("a/update/{}", self.rng.below(2))) }
             } else {

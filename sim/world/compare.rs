@@ -143,7 +143,7 @@ impl World {
             }
             model.lease_ttls().filter(|(_, ttl)| *ttl <= RUN_OUT_TTL_MAX).count() as u64
         };
-        let groups: Vec<GroupId> = (1..=self.plan.groups).map(GroupId).collect();
+        let groups = self.groups();
         let left = |world: &World| -> u64 {
             groups.iter().map(|group| due(world.history.model(*group))).sum()
         };

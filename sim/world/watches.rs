@@ -369,8 +369,10 @@ impl World {
     pub fn watchers_catch_up(&mut self, patience_us: u64) -> Checked {
         let (mut end_us, mut told) = (self.now_us + patience_us, self.watched);
         let all = |world: &mut World| {
-            let history = &world.history;
-            world.watchers.iter_mut().all(|w| w.is_current(history.model(w.group)))
+            let (groups, history) = (world.groups(), &world.history);
+            // Of a group that was destroyed nobody is told anything.
+            let living = world.watchers.iter_mut().filter(|w| groups.contains(&w.group));
+            living.fold(true, |all, w| w.is_current(history.model(w.group)) && all)
         };
         while !all(self) {
             if self.now_us >= end_us {
