@@ -159,7 +159,10 @@ impl World {
                     ends(&whole.logs)
                 );
             }
-            (_, Err(BootError::Gap { .. })) => self.counters.mattered(Fault::OlderStore),
+            // The log has moved on behind it: entries are gone, or a whole group that was destroyed.
+            (_, Err(BootError::Gap { .. } | BootError::GroupMissing { .. })) => {
+                self.counters.mattered(Fault::OlderStore);
+            }
             // Its own directory is not fit to start from at this moment either.
             (Err(_), _) => {}
             (Ok(_), Err(error)) => {
