@@ -226,9 +226,7 @@ impl World {
         live.applying = false;
         let mut batch = live.publishing.take().expect("a batch waits to be published");
         let group = batch.group;
-        if let Some(room) = live.room(group) {
-            room.publish(&mut batch);
-        }
+        live.publish(&mut batch);
         self.pump_group(m, group)?;
         self.tell(m, Action::Applied { batch: Box::new(batch) });
         Ok(())

@@ -231,7 +231,8 @@ impl Live {
             watch: plan.watch.clone(),
         };
         for group in live.applier.groups().collect::<Vec<_>>() {
-            live.room(group);
+            let revision = live.applier.view(group).map_or(1, |view| view.revision());
+            live.open_room(group, revision);
         }
         let root = live.core.root().clone();
         live.follow_root(&root);
@@ -272,15 +273,23 @@ impl Live {
         self.core.group_ids().collect()
     }
 
-    /// The group's watchers: the hub as production drives it. It begins with what is applied.
+    /// The group's watchers: the hub as production drives it.
     pub fn room(&mut self, group: GroupId) -> Option<&mut WatchRoom> {
-        let view = self.applier.view(group)?;
+        self.rooms.get_mut(&group)
+    }
+    /// Opens the room of a group that is new here; its present is `revision`.
+    fn open_room(&mut self, group: GroupId, revision: i64) {
         let plan = &self.watch;
-        Some(self.rooms.entry(group).or_insert_with(|| {
-            let mut room = WatchRoom::new(view.revision(), plan.progress_ms);
-            room.set_bounds(plan.buffer_bytes, plan.records);
-            room
-        }))
+        let mut room = WatchRoom::new(revision, plan.progress_ms);
+        room.set_bounds(plan.buffer_bytes, plan.records);
+        self.rooms.insert(group, room);
+    }
+    /// Tells the group's watchers what was applied.
+    pub fn publish(&mut self, batch: &mut AppliedBatch) {
+        match self.rooms.get_mut(&batch.group) {
+            Some(room) => room.publish(batch),
+            None => self.open_room(batch.group, batch.revision),
+        }
     }
     pub fn rooms(&self) -> Vec<GroupId> {
         self.rooms.keys().copied().collect()

@@ -164,6 +164,7 @@ impl World {
         let to = self.now_us + SECOND;
         self.run_until(to)?;
         self.settle()?;
+        self.compare_with_model()?;
         self.watchers_catch_up(self.bound_us())
     }
 
