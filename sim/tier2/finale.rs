@@ -5,6 +5,7 @@
 use super::chaos::meet_foreign;
 use super::clients::perform;
 use super::judge::Told;
+use super::race::{First, race};
 use super::rpc::Line;
 use super::story::lock;
 use super::watch::Watcher;
@@ -12,7 +13,7 @@ use super::world::{Role, World};
 use crate::faults::Fault;
 use crate::history::Call;
 use crate::plan::{MS, SECOND};
-use crate::safety::{Checked, broken, ensure};
+use crate::safety::{Checked, Violation, broken, ensure};
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::etcdserverpb::lease_client::LeaseClient;
 use quorate::api::proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -72,13 +73,16 @@ impl Finale {
                 world.start(host, Role::Member);
             }
         }
-        self.serve_again().await?;
-        if world.plan.on(Fault::ForeignPeer) {
-            self.foreign_in_the_calm().await?;
-        }
+        // Under load one will do: with logs trimmed to two entries and snapshots in pieces of 512
+        // bytes, a member that was away may chase one snapshot after the other until load ends.
+        self.serve_somewhere().await?;
         world.quiet.store(true, Ordering::Relaxed);
         for client in self.clients.drain(..) {
             let _ = client.await;
+        }
+        self.serve_again().await?;
+        if world.plan.on(Fault::ForeignPeer) {
+            self.foreign_in_the_calm().await?;
         }
         self.settle().await?;
         self.compare().await?;
@@ -108,46 +112,57 @@ impl Finale {
         true
     }
 
-    /// A linearizable read of everything through every member.
+    /// A linearizable read of everything through any member.
+    async fn serve_somewhere(&self) -> Checked {
+        let until = self.world.story.now_us() + self.bound_us();
+        for host in self.world.hosts().cycle() {
+            if self.world.story.is_broken() || self.serves(host).await? {
+                return Ok(());
+            }
+            ensure!(
+                self.world.story.now_us() < until,
+                "no-service",
+                "nobody serves a read within the bound after the healing\n  {}",
+                self.states()
+            );
+        }
+        Ok(())
+    }
+
+    /// And through every member.
     async fn serve_again(&self) -> Checked {
-        let story = &self.world.story;
         for host in self.world.hosts() {
-            let until = story.now_us() + self.bound_us();
-            loop {
-                if story.is_broken() {
-                    return Ok(());
-                }
+            let until = self.world.story.now_us() + self.bound_us();
+            while !self.world.story.is_broken() && !self.serves(host).await? {
                 ensure!(
-                    story.now_us() < until,
+                    self.world.story.now_us() < until,
                     "no-service",
                     "member {host} does not serve a read within the bound after the healing\n  {}",
                     self.states()
                 );
-                let call = Call::Range(everything(false));
-                let id = lock(&self.world.judge).history.begin(
-                    story.now_us(),
-                    GroupId::ROOT,
-                    call.clone(),
-                );
-                let asked = perform(self.line(host), call.clone());
-                let told = super::race::race(asked, self.world.sleep_us(SECOND)).await;
-                let now_us = story.now_us();
-                match told {
-                    super::race::First::A(Ok(told)) => {
-                        lock(&self.world.judge).heard(now_us, id, &call, &told)?;
-                        break;
-                    }
-                    other => {
-                        if let super::race::First::A(Err(status)) = other {
-                            story.note(|| format!("member {host} does not serve yet: {status}"));
-                        }
-                        lock(&self.world.judge).history.abandon(id);
-                        self.world.sleep_us(self.world.plan.tick_us).await;
-                    }
-                }
             }
         }
         Ok(())
+    }
+
+    /// Asks the member for everything, for a second.
+    async fn serves(&self, host: usize) -> Result<bool, Violation> {
+        let story = &self.world.story;
+        let call = Call::Range(everything(false));
+        let began_us = story.now_us();
+        let id = lock(&self.world.judge).history.begin(began_us, GroupId::ROOT, call.clone());
+        let asked = perform(self.line(host), call.clone());
+        let told = race(asked, self.world.sleep_us(SECOND)).await;
+        if let First::A(Ok(told)) = told {
+            lock(&self.world.judge).heard(story.now_us(), id, &call, &told)?;
+            return Ok(true);
+        }
+        if let First::A(Err(status)) = told {
+            story.note(|| format!("member {host} does not serve yet: {status}"));
+        }
+        lock(&self.world.judge).history.abandon(id);
+        self.world.sleep_us(self.world.plan.tick_us).await;
+        Ok(false)
     }
 
     /// What each member says of itself.
