@@ -78,6 +78,10 @@ impl Confs {
         confs
     }
 
+    pub fn is_known(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
     pub fn found(&mut self, group: GroupId, conf: ConfState) {
         let track = Track { made: vec![(BOOT_INDEX, conf)], ..Track::default() };
         self.groups.insert(group, track);
@@ -86,6 +90,13 @@ impl Confs {
     /// The configuration that the newest applied entry left behind.
     pub fn newest(&self, group: GroupId) -> &ConfState {
         &self.groups[&group].made.last().expect("a group is born with one").1
+    }
+
+    /// The configuration that came before this one.
+    pub fn before(&self, group: GroupId, conf: &ConfState) -> Option<&ConfState> {
+        let made = &self.groups.get(&group)?.made;
+        let at = made.iter().rposition(|(_, there)| there == conf)?;
+        Some(&made[at.checked_sub(1)?].1)
     }
 
     /// Those under which the entry at `index` may have been decided: its leader may not have

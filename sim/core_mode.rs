@@ -12,7 +12,6 @@
 use crate::faults::Fault;
 use crate::safety::{Checked, broken};
 use crate::world::{Event, World};
-use quorate::types::GroupId;
 
 /// Both ways with one member of the core and nobody else. Such a member may stay the leader, with
 /// that friend as its majority; who of the core does not reach it is then refused as a candidate,
@@ -111,9 +110,8 @@ impl World {
         self.phase_acks.clear();
         // A client may try each broken member in turn before it finds the core.
         let end = self.now_us + self.bound_us() + 4 * self.plan.timeout_us;
-        let groups = self.plan.groups;
         let all = |w: &World| {
-            (1..=groups).all(|g| w.phase_acks.get(&GroupId(g)).is_some_and(|n| *n >= 3))
+            w.groups().iter().all(|group| w.phase_acks.get(group).is_some_and(|n| *n >= 3))
         };
         if !self.run_to(end, all)? {
             let acks = &self.phase_acks;
@@ -125,12 +123,11 @@ impl World {
     fn core_converges(&mut self, core: &[usize]) -> Checked {
         self.quiet = true;
         let end = self.now_us + self.bound_us();
-        let groups = self.plan.groups;
         let even = |w: &World| {
             w.clients.iter().all(|c| c.open.is_none())
-                && core.iter().all(|m| {
+                && core.iter().filter(|m| !w.is_removed(**m)).all(|m| {
                     w.slots[*m].live.as_ref().is_some_and(|live| {
-                        (1..=groups).map(GroupId).all(|group| {
+                        w.groups().into_iter().all(|group| {
                             live.applied(group) == w.safety.committed_index(group)
                                 && live.said(group).is_some_and(|s| s.commit == s.last)
                         })
@@ -140,7 +137,7 @@ impl World {
         if !self.run_to(end, even)? {
             let state: Vec<String> = core
                 .iter()
-                .flat_map(|m| (1..=groups).map(move |g| (*m, GroupId(g))))
+                .flat_map(|m| self.groups().into_iter().map(move |group| (*m, group)))
                 .map(|(m, group)| {
                     let live = self.slots[m].live.as_ref();
                     let said = live.and_then(|l| l.said(group));

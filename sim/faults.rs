@@ -83,6 +83,19 @@ faults! {
     OtherMemberDir "other-member-dir",
     OlderStore "older-store",
     Restored "restored-cluster",
+    // Members and groups.
+    AddVoter "add-voter",
+    AddLearner "add-learner",
+    Promote "promote",
+    Remove "remove",
+    Replace "replace",
+    JointChange "joint-change",
+    AskedTwice "asked-twice",
+    MoveUrl "move-url",
+    RemovedReturns "removed-returns",
+    RollingRestart "rolling-restart",
+    GroupCreate "group-create",
+    GroupDestroy "group-destroy",
     // Whole servers only (tier 2).
     Stop "stop",
     LostAnswer "lost-answer",
@@ -107,6 +120,7 @@ impl Fault {
                 | Fault::Duplicate
                 | Fault::Reorder
                 | Fault::LateReplay
+                | Fault::AskedTwice
                 | Fault::LostWrites
                 | Fault::TornWrites
                 | Fault::HeavyTail
@@ -345,6 +359,11 @@ pub enum Act {
         member: usize,
         down_us: u64,
     },
+    /// The membership or the catalogue of groups is to change: `chaos/members.rs`.
+    Members {
+        fault: Fault,
+        draw: u64,
+    },
 }
 }
 
@@ -459,6 +478,17 @@ impl Nemesis {
             Fault::OlderStore => Act::OlderStore { member },
             Fault::Restored => Act::Restored { survivor: member, draw: c },
             Fault::Waves => Act::Waves { first: member, down_us: time },
+            about @ (Fault::AddVoter
+            | Fault::AddLearner
+            | Fault::Promote
+            | Fault::Remove
+            | Fault::Replace
+            | Fault::JointChange
+            | Fault::MoveUrl
+            | Fault::RemovedReturns
+            | Fault::RollingRestart
+            | Fault::GroupCreate
+            | Fault::GroupDestroy) => Act::Members { fault: about, draw: c },
             property => unreachable!("{} is not an act (is_act)", property.name()),
         })
     }

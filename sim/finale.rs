@@ -6,8 +6,8 @@ use crate::history::Call;
 use crate::plan::SECOND;
 use crate::safety::{Checked, broken, ensure};
 use crate::world::{Condition, World};
+use quorate::types::KeyRange;
 use quorate::types::command::RangeRequest;
-use quorate::types::{GroupId, KeyRange};
 use std::collections::BTreeMap;
 
 impl World {
@@ -65,9 +65,8 @@ impl World {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
         let end = self.now_us + self.bound_us();
-        let groups = self.plan.groups;
         let all = |w: &World| {
-            (1..=groups).all(|g| w.phase_acks.get(&GroupId(g)).is_some_and(|n| *n >= 3))
+            w.groups().iter().all(|group| w.phase_acks.get(group).is_some_and(|n| *n >= 3))
         };
         if !self.run_to(end, all)? {
             return broken(
@@ -84,47 +83,62 @@ impl World {
     /// Every member applies everything that is committed, and the wiped ones have stopped.
     fn settle(&mut self) -> Checked {
         let end = self.now_us + self.bound_us();
-        let groups = self.plan.groups;
         let even = |w: &World| {
+            let groups = w.groups();
+            let root = &w.roster.root;
             w.clients.iter().all(|c| c.open.is_none())
+                // Whoever was to leave has left, and nothing else is under way.
+                && root.departing.is_none()
+                && w.is_membership_quiet()
+                && groups.iter().all(|group| !w.safety.confs.newest(*group).is_joint())
                 && w.slots.iter().all(|slot| {
                     let Some(live) = &slot.live else {
                         return slot.is_gone();
                     };
                     !slot.wiped
-                        && (1..=groups).all(|g| {
-                            let group = GroupId(g);
+                        && root.members.contains_key(&slot.node)
+                        && live.group_ids() == groups
+                        && groups.iter().all(|&group| {
                             live.applied(group) == w.safety.committed_index(group)
                                 && live.said(group).is_some_and(|s| s.commit == s.last)
                         })
                 })
         };
-        if !self.run_to(end, even)? {
+        let mut done = false;
+        while !done && self.now_us < end {
+            self.leave_joint();
+            let pause = end.min(self.now_us + self.plan.election_us() * 2);
+            done = self.run_to(pause, even)?;
+        }
+        if !done {
             let state: Vec<String> = (0..self.slots.len())
                 .map(|m| {
                     let slot = &self.slots[m];
-                    let groups: Vec<String> = (1..=groups)
-                        .map(|g| {
-                            let group = GroupId(g);
-                            match &slot.live {
-                                Some(live) => format!(
-                                    "g{g} applied {} said {:?}",
-                                    live.applied(group),
-                                    live.said(group)
-                                ),
-                                None => "down".to_owned(),
-                            }
+                    let groups: Vec<String> = self
+                        .groups()
+                        .into_iter()
+                        .map(|group| match &slot.live {
+                            Some(live) => format!(
+                                "g{group} applied {} said {:?}",
+                                live.applied(group),
+                                live.said(group)
+                            ),
+                            None => "down".to_owned(),
                         })
                         .collect();
                     format!("{m} wiped {} {:?}: {}", slot.wiped, slot.condition, groups.join(", "))
                 })
                 .collect();
             let committed: Vec<u64> =
-                (1..=groups).map(|g| self.safety.committed_index(GroupId(g)).0).collect();
+                self.groups().into_iter().map(|g| self.safety.committed_index(g).0).collect();
             let open: Vec<_> = self.clients.iter().filter_map(|c| c.open).collect();
             return broken(
                 "not-converged",
-                format!("committed {committed:?} open {open:?}\n  {}", state.join("\n  ")),
+                format!(
+                    "committed {committed:?} open {open:?} membership {:?}\n  {}",
+                    self.roster.root,
+                    state.join("\n  ")
+                ),
             );
         }
         Ok(())
@@ -136,8 +150,7 @@ impl World {
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         let mut hashes = BTreeMap::new();
         for m in 0..self.slots.len() {
-            for g in 1..=self.plan.groups {
-                let group = GroupId(g);
+            for group in self.groups() {
                 let Some(live) = &self.slots[m].live else { continue };
                 let model = self.history.model(group);
                 let found = match live.contents(group, &everything) {
@@ -151,7 +164,7 @@ impl World {
                 ensure!(
                     found.1 == model.revision() && found.0 == expected,
                     "replica-content",
-                    "member {m} group {g}: revision {} where {} was committed\n  has {:?}\n  \
+                    "member {m} group {group}: revision {} where {} was committed\n  has {:?}\n  \
                      expected {expected:?}",
                     found.1,
                     model.revision(),
@@ -165,7 +178,7 @@ impl World {
                 ensure!(
                     leases == model.leases(),
                     "replica-leases",
-                    "member {m} group {g}: leases {leases:?}, expected {:?}",
+                    "member {m} group {group}: leases {leases:?}, expected {:?}",
                     model.leases()
                 );
                 let hash = live.hash_kv(group);
@@ -173,7 +186,7 @@ impl World {
                 ensure!(
                     hash == first,
                     "hash-kv",
-                    "group {g}: HashKV of member {m} is {hash:?}, of member {who} {first:?}"
+                    "group {group}: HashKV of member {m} is {hash:?}, of member {who} {first:?}"
                 );
             }
         }
@@ -203,8 +216,7 @@ impl World {
             if self.slots[m].is_gone() {
                 continue;
             }
-            for g in 1..=self.plan.groups {
-                let group = GroupId(g);
+            for group in self.groups() {
                 let end = self.now_us + self.bound_us();
                 self.phase_began_us = self.now_us;
                 self.phase_acks.clear();
@@ -215,7 +227,7 @@ impl World {
                     ensure!(
                         self.now_us < end,
                         "no-service",
-                        "member {m} group {g} does not serve a read after the power came back"
+                        "member {m} group {group} does not serve a read after the power came back"
                     );
                     self.clients[0].member = m;
                     self.start_call(0, group, Call::Range(everything.clone()));

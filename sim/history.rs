@@ -128,11 +128,16 @@ impl History {
     pub fn new(groups: u64, drift_ppm: u64) -> History {
         let mut history = History::default();
         for g in 1..=groups {
-            let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
-            let keyspace = Keyspace { next: BOOT_INDEX, floor, drift_ppm, ..Keyspace::default() };
-            history.groups.insert(GroupId(g), keyspace);
+            history.found(GroupId(g), drift_ppm);
         }
         history
+    }
+
+    /// A group is born.
+    pub fn found(&mut self, group: GroupId, drift_ppm: u64) {
+        let floor = Floor { revision: 1, compacted: -1, ..Floor::default() };
+        let keyspace = Keyspace { next: BOOT_INDEX, floor, drift_ppm, ..Keyspace::default() };
+        self.groups.insert(group, keyspace);
     }
 
     pub fn model(&self, group: GroupId) -> &Model {

@@ -161,7 +161,7 @@ impl Lab {
         }
         for job in output.applies {
             let batch = live.applier.apply(job.group, &job.entries)?;
-            told.push(Action::Applied { batch: Box::new(batch) });
+            told.extend(batch.map(|batch| Action::Applied { batch: Box::new(batch) }));
         }
         for read in output.log_reads {
             let entries = live.wal.read(read.group, read.from, read.to, read.bytes_max)?;

@@ -120,23 +120,19 @@ impl World {
         match job {
             Job::Apply(job) => {
                 let before = live.applied(job.group);
-                match live.applier.apply(job.group, &job.entries) {
-                    Ok(batch) => {
-                        let node = self.slots[m].node;
-                        // What had been applied before is passed over without a verdict.
-                        for (index, change) in batch.confs.iter().filter(|c| c.0 > before) {
-                            self.safety.confs.on_verdict(
-                                node,
-                                batch.group,
-                                *index,
-                                change.as_ref(),
-                            )?;
-                        }
-                        self.applied(m, batch)?;
-                        Ok(Ok(()))
-                    }
-                    Err(error) => Ok(Err(error)),
+                let batch = match live.applier.apply(job.group, &job.entries) {
+                    Ok(Some(batch)) => batch,
+                    // The group was destroyed while the job waited.
+                    Ok(None) => return Ok(Ok(())),
+                    Err(error) => return Ok(Err(error)),
+                };
+                let node = self.slots[m].node;
+                // What had been applied before is passed over without a verdict.
+                for (index, change) in batch.confs.iter().filter(|c| c.0 > before) {
+                    self.safety.confs.on_verdict(node, batch.group, *index, change.as_ref())?;
                 }
+                self.applied(m, batch)?;
+                Ok(Ok(()))
             }
             Job::Pin(group, to) => {
                 let action = match live.applier.pin(group) {
@@ -199,6 +195,9 @@ impl World {
         };
         self.trace.word(hash);
         self.safety.on_state(node, group, index, hash)?;
+        if let Some(root) = &batch.root {
+            self.on_root(m, batch.index, root)?;
+        }
         self.tell(m, Action::Applied { batch: Box::new(batch) });
         Ok(())
     }

@@ -56,7 +56,6 @@ pub enum Origin {
     /// With a new cluster of these members.
     New { members: Vec<(NodeId, Vec<String>)> },
     /// Empty, to be filled by the cluster that the member was added to.
-    #[expect(dead_code, reason = "the acts that add members come next")]
     Join,
 }
 
@@ -71,7 +70,7 @@ impl Origin {
                 };
                 Founding::New { members: members.iter().map(row).collect(), groups }
             }
-            Origin::Join => Founding::Join { groups },
+            Origin::Join => Founding::Join,
         }
     }
 }
@@ -155,6 +154,8 @@ impl Live {
         let mut core = CoreConfig::new(birth.cluster, birth.node, incarnation, origin);
         core.tick_ms = plan.tick_us / 1000;
         core.election_ticks = plan.election_ticks;
+        core.healthy_ms = 5 * core.tick_ms;
+        core.learners_max = 2;
         core.pre_vote = plan.pre_vote;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
         core.trim = TrimPolicy {
@@ -190,6 +191,9 @@ impl Live {
             server_version: "sim".to_owned(),
             peer_urls: birth.peer_urls.clone(),
         };
+        let mut book = PeerBook::new();
+        // One that lags may not have heard of the leader that now speaks to it.
+        book.admit_unknown(true);
         let mut live = Live {
             core,
             applier,
@@ -198,7 +202,7 @@ impl Live {
             installer,
             _lock: lock,
             identity,
-            book: PeerBook::new(),
+            book,
             checkpoint: None,
             wal_batch: None,
             wal_synced: None,
@@ -235,6 +239,19 @@ impl Live {
         for (id, member) in &root.members {
             self.book.add(*id, member.incarnation);
         }
+        for id in &root.removed {
+            self.book.remove(*id);
+        }
+    }
+
+    pub fn root(&self) -> Arc<RootState> {
+        self.core.root().clone()
+    }
+    pub fn has_removed(&self, node: NodeId) -> bool {
+        self.core.root().removed.contains(&node)
+    }
+    pub fn group_ids(&self) -> Vec<GroupId> {
+        self.core.group_ids().collect()
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
@@ -302,7 +319,11 @@ impl Live {
 
     /// Answers a read from the newest applied state.
     pub fn read(&self, group: GroupId, call: &Call) -> Result<Answer, StorageError> {
-        let view = self.applier.view(group).expect("clients ask for groups that exist");
+        let Some(view) = self.applier.view(group) else {
+            // Not heard of yet, or destroyed.
+            let error = ApiError::MemberNotFound;
+            return Ok(Answer::Failed { error, never: false });
+        };
         let revision = view.revision();
         let failed = |error: ReadError| match error {
             ReadError::Api(error) => Ok(Answer::Failed { error, never: false }),

@@ -325,6 +325,8 @@ impl Write<'_> {
                 Ok(Reply::Alarm(alarms))
             }
             Command::PublishMember { .. } => Ok(Reply::PublishMember),
+            // The catalogue's, not the keyspace's: `catalogue` says what they answer.
+            Command::CreateGroup | Command::DestroyGroup { .. } => Ok(Reply::DestroyGroup),
         }
     }
 

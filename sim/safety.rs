@@ -132,12 +132,14 @@ pub struct Committed {
     pub hash: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     process: u64,
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
+    leads: bool,
+    conf: ConfState,
 }
 
 /// What a replica says of itself.
@@ -164,6 +166,8 @@ pub struct Safety {
     durable: BTreeMap<NodeId, BTreeMap<GroupId, LogShape>>,
     /// What each member has written since its newest sync.
     unsynced: BTreeMap<NodeId, Vec<Record>>,
+    /// The newest change of configuration that each leader has proposed.
+    proposed: BTreeMap<(GroupId, Term), LogIndex>,
     pub elections: u64,
 }
 
@@ -174,6 +178,13 @@ impl Safety {
         let log = vec![born; BOOT_INDEX.0 as usize];
         let committed = (1..=groups).map(|g| (GroupId(g), log.clone())).collect();
         Safety { confs: Confs::new(groups, founders), committed, ..Safety::default() }
+    }
+
+    /// A group is born with these voters.
+    pub fn found(&mut self, group: GroupId, voters: Vec<NodeId>) {
+        self.confs.found(group, ConfState::of_voters(voters));
+        let born = Committed { term: BOOT_TERM, hash: 0 };
+        self.committed.insert(group, vec![born; BOOT_INDEX.0 as usize]);
     }
 
     pub fn committed_index(&self, group: GroupId) -> LogIndex {
@@ -221,7 +232,31 @@ impl Safety {
                 seen.applied
             );
         }
-        *seen = Seen { process, term: said.term, commit: said.commit, applied: said.applied };
+        // A leader commits by counting, under the configuration in force there.
+        let reigned = seen.process == process && seen.leads && seen.term == said.term;
+        if said.is_leader && reigned && said.commit > seen.commit && said.conf == seen.conf {
+            let durable = &self.durable;
+            let has = |id: NodeId| {
+                let log = durable.get(&id).and_then(|m| m.get(&group));
+                log.is_some_and(|l| l.holds(said.commit, said.term))
+            };
+            ensure!(
+                is_quorum(&said.conf, has),
+                "committed-by-quorum",
+                "group {group}: {node} commits {} in term {}, which no quorum of {:?} has synced",
+                said.commit,
+                said.term,
+                said.conf
+            );
+        }
+        seen.process = process;
+        seen.term = said.term;
+        seen.commit = said.commit;
+        seen.applied = said.applied;
+        seen.leads = said.is_leader;
+        if seen.conf != said.conf {
+            seen.conf.clone_from(&said.conf);
+        }
         if said.is_leader {
             let known = self.leaders.get(&(group, said.term)).copied();
             ensure!(
@@ -234,6 +269,27 @@ impl Safety {
             if known.is_none() {
                 self.leaders.insert((group, said.term), node);
                 self.elections += 1;
+                // Elected under what it acts on now, or acted on before a change that it has
+                // learned of since.
+                let durable = &self.durable;
+                let voted = |id: NodeId| {
+                    let log = durable.get(&id).and_then(|m| m.get(&group));
+                    log.is_some_and(|log| {
+                        log.hard.term > said.term
+                            || log.hard.term == said.term && log.hard.vote == node
+                    })
+                };
+                let elects = |conf: &ConfState| {
+                    let votes = conf.voters.contains(&node) || conf.voters_outgoing.contains(&node);
+                    votes && is_quorum(conf, voted)
+                };
+                ensure!(
+                    elects(&said.conf) || self.confs.before(group, &said.conf).is_some_and(elects),
+                    "election-quorum",
+                    "group {group}: {node} leads term {} without the votes of a quorum of {:?}",
+                    said.term,
+                    said.conf
+                );
                 let last_committed = committed.map_or(0, |log| log.len() as u64);
                 let before =
                     committed.and_then(|log| log.last()).is_none_or(|entry| entry.term < said.term);
@@ -262,6 +318,21 @@ impl Safety {
                 self.confs.on_append(group, entry.index, change);
             }
             let hash = entry_hash(entry);
+            let is_new = !known.contains_key(&(entry.index, entry.term));
+            let leads = self.leaders.get(&(group, entry.term)) == Some(&node);
+            if entry.kind == EntryKind::ConfChange && is_new && leads {
+                let key = (group, entry.term);
+                let before = self.proposed.insert(key, entry.index);
+                let applied = self.seen.get(&(node, group)).map_or(LogIndex::ZERO, |s| s.applied);
+                ensure!(
+                    before.is_none_or(|before| before <= applied),
+                    "one-pending-change",
+                    "group {group}: {node} proposes a change at {} and has applied {applied}; its \
+                     newest change is at {}",
+                    entry.index,
+                    before.unwrap_or_default()
+                );
+            }
             let old = *known.entry((entry.index, entry.term)).or_insert(hash);
             ensure!(
                 old == hash,
@@ -393,7 +464,9 @@ impl Safety {
         for (group, had) in self.durable.get(&node).into_iter().flatten() {
             let Some(has) = found.get(group) else {
                 ensure!(
-                    had.hard.term == Term::ZERO && had.last() == LogIndex::ZERO,
+                    // A log that was dropped may be gone before the sync.
+                    !intended.contains_key(group)
+                        || had.hard.term == Term::ZERO && had.last() == LogIndex::ZERO,
                     "durable-after-restart",
                     "{node} lost group {group}"
                 );

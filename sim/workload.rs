@@ -222,9 +222,14 @@ impl Client {
     }
 
     /// The next call and the group it goes to, unless that is told.
-    pub fn next_call(&mut self, plan: &Plan, told: Option<GroupId>) -> (GroupId, Call) {
-        let drawn = GroupId(1 + self.rng.below(plan.groups));
-        let group = told.unwrap_or(drawn);
+    pub fn next_call(
+        &mut self,
+        plan: &Plan,
+        groups: &[GroupId],
+        told: Option<GroupId>,
+    ) -> (GroupId, Call) {
+        let drawn = groups[self.rng.below(groups.len() as u64) as usize];
+        let group = told.filter(|group| groups.contains(group)).unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
         let mut draw = self.rng.below(total);
         let mut kind = OpKind::Put;

@@ -22,6 +22,12 @@ fn contents(disk: &MemDisk) -> Vec<(PathBuf, Vec<u8>)> {
     disk.files().into_iter().filter(|path| !path.ends_with("lock")).filter_map(named).collect()
 }
 
+/// The files that are not what they were.
+fn changed_files(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) -> Vec<PathBuf> {
+    let differs = |file: &&(PathBuf, Vec<u8>)| !before.contains(file) || !after.contains(file);
+    before.iter().chain(after).filter(differs).map(|file| file.0.clone()).collect()
+}
+
 impl World {
     /// The member restarts with a data directory of another cluster. Both ids must be told, and
     /// the directory stays as it is; with its own directory the member starts as ever.
@@ -61,20 +67,24 @@ impl World {
         );
         // And the other way round: the settings are the other cluster's, the directory is ours.
         let own = self.slots[m].disk.fork();
-        if own.contents(STORE).is_none() {
+        if own.contents(STORE).is_none() || self.slots[m].damaged.is_some() {
+            // Nothing there yet, or damage that is found before the id is looked at.
             return Ok(());
         }
         let before = contents(&own);
         let booted = Live::boot(&self.plan, &foreign.birth, foreign.incarnation, &own, process);
+        let verdict = booted.map(|_| "starts".to_owned());
         ensure!(
-            matches!(booted, Err(BootError::OtherCluster { .. })),
+            matches!(verdict, Err(BootError::OtherCluster { .. })),
             "other-cluster-dir",
-            "a member of {theirs} starts on the directory of member {m} of {ours}"
+            "a member of {theirs} on the directory of member {m} of {ours}: {verdict:?}"
         );
+        let after = contents(&own);
         ensure!(
-            contents(&own) == before,
+            after == before,
             "refused-dir-changed",
-            "a member of {theirs} has changed the directory of member {m}"
+            "a member of {theirs} has changed the directory of member {m}: {:?}",
+            changed_files(&before, &after)
         );
         self.counters.mattered(Fault::OtherClusterDir);
         Ok(())
@@ -82,7 +92,8 @@ impl World {
 
     /// The member restarts with the data directory of another member of its cluster.
     pub(super) fn other_members_directory(&mut self, m: usize, other: usize) -> Checked {
-        if m == other || self.slots[other].wiped || self.slots[m].wiped {
+        let unfit = self.slots[other].wiped || self.slots[other].damaged.is_some();
+        if m == other || unfit || self.slots[m].wiped {
             return Ok(());
         }
         if self.slots[other].disk.fork().contents(STORE).is_none() {
@@ -118,7 +129,7 @@ impl World {
     /// The store is put back from an older copy, the log is not. Either the log still has all that
     /// the old store lacks, and the member comes up as if nothing had happened, or it must refuse.
     pub(super) fn older_store(&mut self, m: usize) -> Checked {
-        if self.slots[m].wiped {
+        if self.slots[m].wiped || self.slots[m].damaged.is_some() {
             return Ok(());
         }
         let now = self.slots[m].disk.fork();
@@ -148,7 +159,10 @@ impl World {
                     ends(&whole.logs)
                 );
             }
-            (_, Err(BootError::Gap { .. })) => self.counters.mattered(Fault::OlderStore),
+            // The log has moved on behind it: entries are gone, or a whole group that was destroyed.
+            (_, Err(BootError::Gap { .. } | BootError::GroupMissing { .. })) => {
+                self.counters.mattered(Fault::OlderStore);
+            }
             // Its own directory is not fit to start from at this moment either.
             (Err(_), _) => {}
             (Ok(_), Err(error)) => {

@@ -4,12 +4,12 @@ use crate::conf::is_quorum;
 use crate::faults::Fault;
 use crate::member;
 use crate::plan::MS;
-use crate::safety::{Checked, Violation, broken};
+use crate::safety::{Checked, Violation, broken, ensure};
 use crate::world::{Event, World};
 use quorate::io::mem_disk::MemDisk;
 use quorate::node::Action;
 use quorate::transport::Refusal;
-use quorate::types::{GroupId, Incarnation};
+use quorate::types::Incarnation;
 
 impl World {
     /// A member's disk is replaced by an empty one. Only when every other member has bound its
@@ -21,17 +21,20 @@ impl World {
                 .any(|s| s.node == id && (s.wiped || s.is_gone() || s.damaged.is_some()))
         };
         let node = self.slots[m].node;
-        let borne = (1..=self.plan.groups).all(|g| {
-            let confs = self.safety.confs.active(GroupId(g));
-            confs.iter().all(|conf| is_quorum(conf, |id| id != node && !lost(id)))
-        });
+        let confs = self.active_confs();
+        let borne = confs.iter().all(|conf| is_quorum(conf, |id| id != node && !lost(id)))
+            // A member that the others do not know, or no longer, is another story.
+            && self.roster.root.members.contains_key(&node)
+            && !self.roster.root.departing().contains(&node);
         if !borne || self.slots[m].live.is_none() {
             return Ok(());
         }
         let (node, incarnation) = (self.slots[m].node, self.slots[m].incarnation);
         let known = (0..self.slots.len()).filter(|o| *o != m).all(|o| {
             let slot = &self.slots[o];
-            slot.wiped || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
+            slot.wiped
+                || slot.is_gone()
+                || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
         });
         if !known {
             return Ok(());
@@ -81,13 +84,20 @@ impl World {
         let Some(mut dialer) = self.slots[from].live.take() else { return Ok(false) };
         let verdicts = member::meet(&mut dialer, self.live(to));
         self.slots[from].live = Some(dialer);
+        let (a, b) = (self.slots[from].node, self.slots[to].node);
         match verdicts {
             (None, None) => {
                 if wiped {
                     return broken("wiped-accepted", format!("{from} and {to} shake hands"));
                 }
+                for (knows, other) in [(from, b), (to, a)] {
+                    ensure!(
+                        !self.live(knows).has_removed(other),
+                        "removed-accepted",
+                        "member {knows} has applied the removal of {other} and shakes hands"
+                    );
+                }
                 self.net.connect(from, to, processes);
-                let (a, b) = (self.slots[from].node, self.slots[to].node);
                 for (m, peer) in [(from, b), (to, a)] {
                     let p = self.slots[m].process;
                     let action = Box::new(Action::PeerUp { peer });
@@ -96,6 +106,25 @@ impl World {
                 Ok(true)
             }
             (here, there) => {
+                // Who has been removed is told so, and by whom.
+                let mut told = false;
+                for (m, why, by) in [(from, &there, b), (to, &here, a)] {
+                    if let Some(Refusal::RemovedMember { .. }) = why {
+                        ensure!(
+                            self.is_removed(m),
+                            "handshake-refused",
+                            "{by} takes member {m} for removed"
+                        );
+                        told = true;
+                        let p = self.slots[m].process;
+                        let action = Box::new(Action::ToldRemoved { by });
+                        self.after(1, Event::Tell { m, p, action });
+                    }
+                }
+                if told {
+                    self.counters.mattered(Fault::RemovedReturns);
+                    return Ok(false);
+                }
                 if !wiped {
                     return broken(
                         "handshake-refused",

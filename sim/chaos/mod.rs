@@ -7,6 +7,7 @@ mod directories;
 mod disk;
 mod foreign;
 mod identity;
+mod members;
 mod network;
 mod process;
 mod quorum;
@@ -15,6 +16,7 @@ mod streams;
 mod time;
 
 pub use foreign::Foreign;
+pub use members::Roster;
 
 use crate::faults::{Act, Fault};
 use crate::safety::Checked;
@@ -63,6 +65,19 @@ impl World {
 
     fn carry_out(&mut self, act: Act) -> Checked {
         match act {
+            // About members that are whole: one that is still joining, or has been removed, is not.
+            Act::OldId { member }
+            | Act::OtherClusterDir { member }
+            | Act::OtherMemberDir { member, .. }
+            | Act::OlderStore { member }
+            | Act::MidStream { member, .. }
+            | Act::ForeignPeer { member, .. }
+            | Act::Wipe { member }
+            | Act::Damage { member, .. }
+                if !self.is_whole_member(member) => {}
+            Act::OtherMemberDir { of, .. } if !self.is_whole_member(of) => {}
+            // A restored cluster is compared with what the seed founded.
+            Act::Restored { .. } if !self.is_as_founded() => {}
             Act::Heal => self.net.heal(),
             Act::Partition { side } => self.partition(side),
             Act::OneWay { from, to } => self.cut_one_way(from, to),
@@ -108,6 +123,7 @@ impl World {
             Act::DiskError { member, down_us } => self.disk_error(member, down_us),
             Act::QuorumEdge { down_us } => self.quorum_edge(down_us),
             Act::QuorumLoss { down_us } => self.quorum_loss(down_us),
+            Act::Members { fault, draw } => self.change_members(fault, draw),
             Act::Wipe { member } => return self.wipe(member),
             Act::ForeignPeer { member, for_us } => return self.foreign_peer(member, for_us),
             Act::MidStream { member, for_us } => {

@@ -2,7 +2,6 @@
 
 use crate::faults::Fault;
 use crate::world::World;
-use quorate::types::GroupId;
 
 impl World {
     pub(super) fn partition(&mut self, side: u64) {
@@ -24,7 +23,7 @@ impl World {
 
     pub(super) fn isolate_leader(&mut self) {
         let n = self.slots.len();
-        let group = GroupId(1 + self.crashes.below(self.plan.groups));
+        let group = self.some_group();
         if let Some(leader) = self.leader_of(group) {
             self.counters.fired(Fault::IsolateLeader);
             for other in (0..n).filter(|o| *o != leader) {
@@ -55,7 +54,7 @@ impl World {
     pub(super) fn cut_off_minority(&mut self, draw: u64) {
         let n = self.slots.len();
         let size = 1 + draw as usize / 2 % ((n - 1) / 2).max(1);
-        let group = GroupId(1 + draw / 64 % self.plan.groups);
+        let group = self.group_by(draw / 64);
         let leader = self.leader_of(group).filter(|_| draw.is_multiple_of(2));
         let first = leader.unwrap_or((draw >> 32) as usize % n);
         let inside = |m: usize| (m + n - first) % n < size;
@@ -84,7 +83,7 @@ impl World {
 
     /// The messages of one group do not pass between two sides; those of the others do.
     pub(super) fn partition_group(&mut self, draw: u64, side: u64) {
-        let group = GroupId(1 + draw % self.plan.groups);
+        let group = self.group_by(draw);
         self.counters.fired(Fault::GroupPartition);
         let n = self.slots.len();
         let one_way = draw / 64 % 4 == 0;

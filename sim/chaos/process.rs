@@ -4,11 +4,10 @@ use crate::faults::Fault;
 use crate::safety::Checked;
 use crate::world::{Event, World};
 use quorate::node::{Action, Token};
-use quorate::types::GroupId;
 
 impl World {
     pub(super) fn transfer_to(&mut self, to: usize) {
-        let group = GroupId(1 + self.crashes.below(self.plan.groups));
+        let group = self.some_group();
         if let Some(leader) = self.leader_of(group)
             && leader != to
         {

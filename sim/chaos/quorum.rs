@@ -3,10 +3,11 @@
 use super::Phase;
 use crate::conf::is_quorum;
 use crate::faults::{Act, Fault};
+use crate::member::CLUSTER;
 use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
-use crate::world::{Condition, Event, Slot, World};
-use quorate::types::{ConfState, GroupId, NodeId};
+use crate::world::{Condition, Event, World};
+use quorate::types::{ConfState, NodeId};
 use std::collections::BTreeSet;
 
 impl World {
@@ -61,14 +62,15 @@ impl World {
         }
     }
 
-    /// Every configuration that some group acts on, or will when a change comes through.
-    pub fn active_confs(&self) -> Vec<ConfState> {
-        (1..=self.plan.groups).flat_map(|g| self.safety.confs.active(GroupId(g))).collect()
-    }
-
+    /// Members that cannot vote for anything new: they are gone, or have not been filled yet.
     pub fn lost_for_ever(&self) -> BTreeSet<NodeId> {
-        let lost = |s: &&Slot| s.wiped || s.is_gone() || s.damaged.is_some();
-        self.slots.iter().filter(lost).map(|s| s.node).collect()
+        let confs = self.active_confs();
+        let voters = confs.iter().flat_map(|c| c.voters.iter().chain(&c.voters_outgoing));
+        let able = |id: &NodeId| {
+            let slot = self.slots.iter().find(|s| s.node == *id && s.birth.cluster == CLUSTER);
+            slot.is_some_and(|s| !s.wiped && !s.is_gone() && s.settled && s.damaged.is_none())
+        };
+        voters.copied().filter(|id| !able(id)).collect()
     }
 
     /// Whether every configuration that is acted on has a quorum without these.
@@ -126,6 +128,7 @@ impl World {
     fn start_phase_clock(&mut self, for_us: u64) {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
+        self.phase_groups = self.groups();
         self.phase_asked.clear();
         self.phase_ends_us = self.now_us + for_us;
         self.after(for_us, Event::EndOfPhase);
@@ -176,14 +179,16 @@ impl World {
             }
             return Ok(());
         }
-        for g in 1..=self.plan.groups {
-            if self.is_told() && !self.phase_asked.contains(&GroupId(g)) {
+        // Those that were there all the time.
+        let groups = self.groups();
+        for group in self.phase_groups.clone().into_iter().filter(|g| groups.contains(g)) {
+            if self.is_told() && !self.phase_asked.contains(&group) {
                 continue;
             }
             ensure!(
-                self.phase_acks.get(&GroupId(g)).is_some_and(|n| *n > 0),
+                self.phase_acks.get(&group).is_some_and(|n| *n > 0),
                 "no-service",
-                "group {g} has answered nothing that began within ten election timeouts although \
+                "group {group} has answered nothing that began within ten election timeouts although \
                  a quorum is up and connected ({phase:?})"
             );
         }

@@ -49,7 +49,8 @@ enum From {
 impl World {
     pub(super) fn restore_beside(&mut self, survivor: usize, draw: u64) -> Checked {
         let slot = &self.slots[survivor];
-        if slot.wiped || slot.disk.is_off() || slot.process == 0 {
+        let unfit = slot.wiped || slot.damaged.is_some() || slot.disk.is_off();
+        if unfit || slot.process == 0 {
             return Ok(());
         }
         self.counters.fired(Fault::Restored);

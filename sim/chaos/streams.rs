@@ -8,7 +8,6 @@ use crate::faults::{Act, Fault};
 use crate::net::SILENCE_US;
 use crate::world::{Event, World};
 use quorate::node::Action;
-use quorate::types::GroupId;
 use quorate::types::prng::Prng;
 
 impl World {
@@ -113,7 +112,7 @@ impl World {
 
     /// Down and up again, `turns` times; the first turn may choose a leader to do it to.
     pub(super) fn flap(&mut self, member: usize, other: Option<usize>, period_us: u64, turns: u64) {
-        let group = GroupId(1 + turns % self.plan.groups);
+        let group = self.group_by(turns);
         let fresh = turns % 2 == 0;
         let member = self.leader_of(group).filter(|_| fresh && other.is_none()).unwrap_or(member);
         let peers: Vec<usize> = match other {

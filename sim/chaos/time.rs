@@ -8,7 +8,6 @@ use super::Phase;
 use crate::faults::Fault;
 use crate::net::SILENCE_US;
 use crate::world::{Event, World};
-use quorate::types::GroupId;
 
 impl World {
     pub(super) fn pause(&mut self, member: usize, for_us: u64, fault: Fault) {
@@ -48,7 +47,7 @@ impl World {
     /// The leader's log stalls, and nobody else's. Its core waits for the sync, so that it neither
     /// ticks nor answers meanwhile; the others must take over.
     pub(super) fn leader_stall(&mut self, for_us: u64) {
-        let group = GroupId(1 + self.crashes.below(self.plan.groups));
+        let group = self.some_group();
         let Some(leader) = self.leader_of(group) else { return };
         let gone = self.lost_for_ever();
         let mut away = gone.clone();

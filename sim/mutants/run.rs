@@ -16,6 +16,8 @@ const LIMIT: u64 = 200;
 const MEMORY_KIB_MAX: u64 = 8 << 20;
 /// Not one of `QUORATE_*`: the simulator takes those away from processes that it starts itself.
 const SWITCH: &str = "MUTANT";
+/// The one file that only the copy has, in `src`.
+const SWITCHES: &str = "mutant.rs";
 
 /// What came of one mistake.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,7 +185,7 @@ fn build(root: &Path, mutants: &[Mutant]) -> Result<PathBuf, String> {
     let library = root.join("src/lib.rs");
     planted.insert(library.clone(), format!("{}pub mod mutant;\n", read(&library)?));
     copy(root, &tree, &planted).map_err(|error| format!("copying the tree: {error}"))?;
-    write(&tree.join("src/mutant.rs"), list::switch_module(mutants).as_bytes())
+    write(&tree.join("src").join(SWITCHES), list::switch_module(mutants).as_bytes())
         .map_err(|error| format!("the switches: {error}"))?;
     println!("building {} with {} mistakes", tree.display(), mutants.len());
     let out = Command::new(env!("CARGO"))
@@ -210,9 +212,19 @@ fn program(messages: &str) -> Option<PathBuf> {
 }
 
 /// Copies what a build needs; `instead` has other contents for some files. What is the same
-/// already is left alone, so that the next build is short.
+/// already is left alone, so that the next build is short; what is gone, goes.
 fn copy(from: &Path, to: &Path, instead: &BTreeMap<PathBuf, String>) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
+    for old in fs::read_dir(to)? {
+        let old = old?;
+        if !from.join(old.file_name()).exists() && old.file_name() != SWITCHES {
+            if old.file_type()?.is_dir() {
+                fs::remove_dir_all(old.path())?;
+            } else {
+                fs::remove_file(old.path())?;
+            }
+        }
+    }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());

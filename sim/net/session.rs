@@ -27,6 +27,11 @@ impl Net {
     pub fn connected(&self, from: usize, to: usize, processes: (u64, u64)) -> bool {
         self.sessions.shaken.get(&(from, to)) == Some(&processes)
     }
+    /// One side has closed it.
+    pub fn disconnect(&mut self, a: usize, b: usize) {
+        self.sessions.shaken.remove(&(a, b));
+        self.sessions.shaken.remove(&(b, a));
+    }
     pub fn connect(&mut self, from: usize, to: usize, processes: (u64, u64)) {
         for (a, b, pair) in [(from, to, processes), (to, from, (processes.1, processes.0))] {
             if self.sessions.shaken.insert((a, b), pair) != Some(pair) {

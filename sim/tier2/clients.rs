@@ -43,7 +43,7 @@ pub async fn run(world: Arc<World>, id: u64) {
         if world.is_quiet() {
             return;
         }
-        let (_, call) = client.next_call(&plan, None);
+        let (_, call) = client.next_call(&plan, &[GroupId::ROOT], None);
         let host = client.member;
         let line = Line::new(world.clone(), host, delays.clone());
         let lost = whims.chance(1, LOST_ANSWER_ONE_IN) && plan.on(Fault::LostAnswer);

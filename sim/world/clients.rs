@@ -85,6 +85,7 @@ impl World {
         result: Result<CoreAnswer, ApiError>,
     ) -> Checked {
         let call = token.0;
+        self.change_answered(token, &result);
         let read = self.slots[m].reads.remove(&call);
         match (result, read) {
             (Ok(CoreAnswer::Barrier { .. }), Some((group, what))) => {
@@ -157,10 +158,9 @@ impl World {
         Ok(())
     }
 
-    /// The client tries another member of those it knows of: all that have ever served.
+    /// The client tries another member of those it knows of: the cluster's.
     fn move_on(&mut self, c: usize) {
-        let known: Vec<usize> =
-            (0..self.slots.len()).filter(|m| !self.slots[*m].is_gone()).collect();
+        let known: Vec<usize> = (0..self.slots.len()).filter(|m| self.is_member(*m)).collect();
         self.clients[c].move_on(&known);
     }
 

@@ -75,6 +75,7 @@ impl World {
     /// The call that client `c` makes now, if it makes one.
     pub(super) fn next_call(&mut self, c: usize) -> Option<(GroupId, Call)> {
         let plan = self.plan.clone();
+        let groups = self.groups();
         if self.acting
             && let Some(script) = &mut self.script
         {
@@ -86,12 +87,12 @@ impl World {
             let client = &mut self.clients[c];
             client.turn(Some((told.nth, told.word)), true);
             client.member = told.to.min(self.slots.len() - 1);
-            return Some(client.next_call(&plan, Some(GroupId(told.group))));
+            return Some(client.next_call(&plan, &groups, Some(GroupId(told.group))));
         }
         let acting = self.acting;
         let client = &mut self.clients[c];
         let (nth, word) = client.turn(None, acting);
-        let (to, (group, call)) = (client.member, client.next_call(&plan, None));
+        let (to, (group, call)) = (client.member, client.next_call(&plan, &groups, None));
         if acting && let Some(decided) = &mut self.decided {
             let said: String = format!("{call:?}").chars().take(SAID_MAX).collect();
             decided.push(Decision::Call(CallDecision {

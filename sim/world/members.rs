@@ -14,7 +14,7 @@ use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::Role;
-use quorate::types::{ClusterId, EntryKind, GroupId, NodeId, StorageError};
+use quorate::types::{ClusterId, EntryKind, NodeId, StorageError};
 use quorate::wal::Record;
 
 impl World {
@@ -37,6 +37,7 @@ impl World {
         slot.process = process;
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
+        slot.rolling = false;
         slot.stalled_until_us = 0;
         slot.stall_us = None;
         slot.starved_until_us = 0;
@@ -106,9 +107,9 @@ impl World {
         slot.reads.clear();
         slot.crash_in_effects = 0;
         let disturbed = self.disturbed();
-        for g in 1..=self.plan.groups {
+        for group in self.groups() {
             let members = self.slots.len();
-            self.coverage.step(GroupId(g), m, members, Facet::default(), disturbed);
+            self.coverage.step(group, m, members, Facet::default(), disturbed);
         }
         // Whoever is connected learns of it, unless the link is cut.
         let node = self.slots[m].node;
@@ -154,8 +155,8 @@ impl World {
     pub fn end_turn(&mut self, m: usize) -> Checked {
         self.step(m, Effect::Turn);
         let output = self.live(m).end_turn();
-        self.perform(m, output)?;
-        self.inspect(m)
+        self.inspect(m)?;
+        self.perform(m, output)
     }
 
     fn inspect(&mut self, m: usize) -> Checked {
@@ -172,11 +173,18 @@ impl World {
         if slot.wiped {
             return Ok(());
         }
-        for g in 1..=self.plan.groups {
-            if let Some((said, facet)) = live.said_and_facet(GroupId(g)) {
-                self.safety.on_status(slot.process, slot.node, GroupId(g), &said)?;
-                self.coverage.step(GroupId(g), m, self.slots.len(), facet, disturbed);
+        let mut filled = true;
+        for group in live.group_ids() {
+            if let Some((said, facet)) = live.said_and_facet(group) {
+                filled &= !said.conf.voters.is_empty();
+                self.safety.on_status(slot.process, slot.node, group, &said)?;
+                self.coverage.step(group, m, self.slots.len(), facet, disturbed);
             }
+        }
+        if !slot.settled {
+            let there = live.group_ids();
+            let all = self.groups().iter().all(|group| there.contains(group));
+            self.slots[m].settled = filled && all;
         }
         Ok(())
     }
@@ -278,9 +286,20 @@ impl World {
                 return Ok(());
             }
             self.live(m).follow_root(&root);
+            // No stream to a removed member is kept.
+            for id in &root.removed {
+                let cluster = self.slots[m].birth.cluster;
+                if let Some(other) = self.index_of(cluster, *id) {
+                    self.net.disconnect(m, other);
+                }
+            }
         }
         for (peer, refusal) in output.refusals {
             self.note(|| format!("{m} refuses {peer}: {refusal:?}"));
+            let cluster = self.slots[m].birth.cluster;
+            if let Some(other) = self.index_of(cluster, peer) {
+                self.net.disconnect(m, other);
+            }
         }
         self.kick(m);
         if let Some(reason) = output.stop {
@@ -296,6 +315,21 @@ impl World {
     pub(super) fn stopped(&mut self, m: usize, reason: StopReason) -> Checked {
         let wiped = self.slots[m].wiped;
         self.note(|| format!("{m} stops: {reason:?}"));
+        if reason == StopReason::Removed && self.is_removed(m) {
+            // For good, unless it is started again by somebody who does not know better.
+            self.slots[m].disk.kill_process();
+            self.stop_process(m);
+            self.slots[m].condition = Condition::Gone(Gone::Removed);
+            return Ok(());
+        }
+        if reason == StopReason::Asked && std::mem::take(&mut self.slots[m].rolling) {
+            self.counters.mattered(Fault::RollingRestart);
+            self.slots[m].disk.kill_process();
+            self.stop_process(m);
+            let at = self.now_us + self.plan.tick_us;
+            self.plan_restart(m, at);
+            return Ok(());
+        }
         ensure!(
             wiped && reason == StopReason::IncarnationRefused,
             "unwanted-stop",

@@ -19,7 +19,7 @@ pub use crashes::Point;
 pub use event::{Event, Process};
 pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
-use crate::chaos::Foreign;
+use crate::chaos::{Foreign, Roster};
 use crate::coverage::Coverage;
 use crate::effects::Effects;
 use crate::faults::{Counters, Fault, Nemesis};
@@ -55,6 +55,7 @@ pub struct World {
     pub safety: Safety,
     pub clients: Vec<Client>,
     pub nemesis: Nemesis,
+    pub roster: Roster,
     pub counters: Counters,
     pub trace: Trace,
     /// Spread of what clients and disks take: noise, drawn anew at each event by its time.
@@ -80,6 +81,7 @@ pub struct World {
     /// Answered calls per group since the phase began that had begun in it.
     pub phase_began_us: u64,
     pub phase_acks: BTreeMap<GroupId, u64>,
+    pub phase_groups: Vec<GroupId>,
     /// Groups that were asked when the phase's promise was due, and early enough for an answer.
     pub phase_asked: BTreeSet<GroupId>,
     pub phase_ends_us: u64,
@@ -150,7 +152,7 @@ fn play_world(mut world: World) -> Outcome {
 impl World {
     pub fn new(plan: Plan, job: &Job) -> World {
         let plan = Rc::new(plan);
-        let script = job.tape.as_ref().map(|tape| Script::new(tape, &plan));
+        let script = job.tape.as_ref().map(|tape| Script::new(tape));
         let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
@@ -164,6 +166,7 @@ impl World {
             safety: Safety::new(plan.groups, &founders),
             clients,
             nemesis: Nemesis::new(&plan),
+            roster: Roster::new(&plan),
             counters: Counters::default(),
             trace: Trace::new(job.verbose),
             travel: plan.stream("noise"),
@@ -181,6 +184,7 @@ impl World {
             callers: BTreeMap::new(),
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
+            phase_groups: Vec::new(),
             phase_asked: BTreeSet::new(),
             phase_ends_us: 0,
             phase: None,
@@ -224,6 +228,7 @@ impl World {
         for m in 0..self.plan.members {
             self.boot(m)?;
         }
+        self.roster.root = self.live(0).root();
         for c in 0..self.clients.len() {
             let think = self.clients[c].think_us(&self.plan);
             self.plan_ask(c, think);
@@ -317,7 +322,11 @@ impl World {
                     self.counters.mattered(Fault::TickStarvation);
                     return Ok(());
                 }
-                self.act(m, Action::Tick { now_ms })
+                self.act(m, Action::Tick { now_ms })?;
+                if self.is_removed(m) {
+                    self.dial_everybody(m)?;
+                }
+                Ok(())
             }
             Event::Arrive { way, what } => self.arrive(way, &what),
             Event::Work { m, work, .. } => self.work(m, work),

@@ -31,7 +31,6 @@ pub enum Gone {
     /// Its disk was wiped and it has been refused.
     Wiped,
     /// The cluster has removed it, and it knows.
-    #[expect(dead_code, reason = "the acts that remove members come next")]
     Removed,
 }
 
@@ -66,6 +65,10 @@ pub struct Slot {
     pub earlier: Option<MemDisk>,
     /// Its disk was wiped: whatever it says must fall on deaf ears.
     pub wiped: bool,
+    /// It has the state of every group: a member that joins has to be filled first.
+    pub settled: bool,
+    /// It was asked to stop in order, and comes back.
+    pub rolling: bool,
     /// An error was put on its disk on purpose, or the power is set to fail.
     pub sabotaged: Option<Fault>,
     /// It crashes before the effect of that number from now; 0 for no such plan.
@@ -107,7 +110,6 @@ impl Slot {
         }
         Slot {
             node: birth.node,
-            birth,
             disk: {
                 let disk = MemDisk::new(plan.seed.wrapping_mul(31).wrapping_add(m as u64));
                 Effects::watch(&disk);
@@ -130,11 +132,14 @@ impl Slot {
             damaged: None,
             earlier: None,
             wiped: false,
+            settled: matches!(birth.origin, Origin::New { .. }),
+            rolling: false,
             sabotaged: None,
             crash_in_effects: 0,
             restart_at_us: 0,
             restart_due: false,
             reads: BTreeMap::new(),
+            birth,
         }
     }
 

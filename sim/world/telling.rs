@@ -84,7 +84,7 @@ impl World {
         if !self.trace.is_on() {
             return;
         }
-        for group in (1..=self.plan.groups).map(GroupId) {
+        for group in self.groups() {
             if let Some(row) = self.row(m, group) {
                 self.trace.state(self.now_us, m, group, row);
             }
@@ -132,12 +132,12 @@ impl World {
         let mut last = Last {
             nodes: self.slots.iter().map(|s| s.node).collect(),
             clients: self.clients.len(),
-            groups: self.plan.groups,
+            groups: self.groups().last().map_or(1, |group| group.0),
             election_us: self.plan.election_us(),
             ..Last::default()
         };
         for (m, slot) in self.slots.iter().enumerate() {
-            for group in (1..=self.plan.groups).map(GroupId) {
+            for group in self.groups() {
                 let condition = match (slot.condition, slot.paused_until_us > self.now_us) {
                     (Condition::Up, _) if slot.wiped => "wiped",
                     (Condition::Up, true) => "paused",
@@ -157,7 +157,7 @@ impl World {
                 });
             }
         }
-        for group in (1..=self.plan.groups).map(GroupId) {
+        for group in self.groups() {
             last.committed.push((group, self.safety.log_committed(group)));
         }
         last

@@ -279,6 +279,8 @@ pub fn command() -> impl Strategy<Value = Command> {
                 incarnation: Incarnation(incarnation)
             }
         ),
+        Just(Command::CreateGroup),
+        any::<u64>().prop_map(|id| Command::DestroyGroup { group: GroupId(id) }),
     ]
 }
 

@@ -12,7 +12,7 @@ use crate::types::command::{
     CompareTarget, DeleteRangeRequest, Proposal, PutRequest, RangeRequest, RequestOp, SortOrder,
     SortTarget, TxnRequest,
 };
-use crate::types::{Incarnation, KeyRange, LeaseId, NodeId, RequestId, Term, limits};
+use crate::types::{GroupId, Incarnation, KeyRange, LeaseId, NodeId, RequestId, Term, limits};
 use bytes::{BufMut, Bytes, BytesMut};
 
 const FORMAT: u8 = 1;
@@ -26,6 +26,8 @@ const LEASE_REVOKE: u8 = 6;
 const LEASE_CHECKPOINT: u8 = 7;
 const ALARM: u8 = 8;
 const PUBLISH_MEMBER: u8 = 9;
+const CREATE_GROUP: u8 = 10;
+const DESTROY_GROUP: u8 = 11;
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -128,6 +130,11 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             put_strings(out, client_urls);
             out.put_u64_le(incarnation.0);
         }
+        Command::CreateGroup => out.put_u8(CREATE_GROUP),
+        Command::DestroyGroup { group } => {
+            out.put_u8(DESTROY_GROUP);
+            put_varint(out, group.0);
+        }
     }
 }
 
@@ -160,6 +167,8 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
             client_urls: r.list(1, "client URLs", |r| r.string("client URL"))?,
             incarnation: Incarnation(r.u64_le("incarnation")?),
         },
+        CREATE_GROUP => Command::CreateGroup,
+        DESTROY_GROUP => Command::DestroyGroup { group: GroupId(r.varint("group id")?) },
         _ => return Err(unknown),
     })
 }

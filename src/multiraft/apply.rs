@@ -9,9 +9,10 @@
 //! What it refuses to know: terms and leaders, clocks, who waits (it filters by this process's
 //! `origin` only so that it need not keep replies nobody here asked for).
 
+use super::change::{RootChange, decode_context};
 use super::checkpoint::{CheckpointPolicy, Running};
 use super::meta::GroupMeta;
-use super::root::{ROOT_TREE, RootChange, RootState, decode_context};
+use super::root::{ROOT_TREE, RootState};
 use super::snapshots::Pin;
 use crate::btree::{Store, Tree, TreeKind};
 use crate::codec::command::decode_proposal;
@@ -48,6 +49,8 @@ pub enum Outcome {
         member: Option<Member>,
         members: Vec<Member>,
     },
+    /// The removal has begun and is answered when it is done.
+    Departing,
 }
 
 /// How full things are: what decides on checkpoints, quota and back-pressure.
@@ -205,14 +208,17 @@ impl Applier {
         }
     }
 
-    /// Runs one job. Jobs of one group come in log order; the last entry of a job is never below
+    /// Runs one job; `None` for a group that is no more. Jobs of one group come in log order; the last entry of a job is never below
     /// the one of the job before.
     pub fn apply(
         &mut self,
         group: GroupId,
         entries: &[Entry],
-    ) -> Result<AppliedBatch, StorageError> {
-        let state = self.groups.get_mut(&group).expect("only groups of this store are applied to");
+    ) -> Result<Option<AppliedBatch>, StorageError> {
+        let Some(state) = self.groups.get_mut(&group) else {
+            // Destroyed while the job was on its way.
+            return Ok(None);
+        };
         let last = entries.last().expect("an apply job has entries");
         let mut batch = Gathering::default();
         let (index, term) = (last.index, last.term);
@@ -246,12 +252,15 @@ impl Applier {
             self.unsaved_entries += 1;
             self.counters.entries += 1;
         }
+        if batch.root_changed {
+            self.follow_catalogue()?;
+        }
         let root = batch.root_changed.then(|| self.root.clone());
         let state = self.groups.get(&group).expect("it was there a moment ago");
         let view = state.keyspace.view();
         let revision = state.keyspace.revision();
         let alarms = batch.alarms_changed.then(|| view.alarms(None));
-        Ok(AppliedBatch {
+        Ok(Some(AppliedBatch {
             group,
             index,
             term,
@@ -266,7 +275,7 @@ impl Applier {
             state_hash: state.keyspace.state_hash(),
             pressure: self.pressure(),
             replaced: None,
-        })
+        }))
     }
 
     /// One step of the group's background compaction. Gives the answers of physical compactions
@@ -333,6 +342,15 @@ impl GroupState {
             self.answer(entry, id, origin, result, batch);
             return Ok(true);
         }
+        if let Command::CreateGroup | Command::DestroyGroup { .. } = command {
+            let result = match root {
+                Some(place) => catalogue_command(place, &command)?,
+                None => Err(ApiError::MemberNotFound),
+            };
+            batch.root_changed |= result.is_ok();
+            self.answer(entry, id, origin, result.map(Outcome::Reply), batch);
+            return Ok(true);
+        }
         let at = ApplyContext { index: entry.index, term: entry.term };
         let applied = self.keyspace.apply(&command, &at)?;
         for event in applied.events {
@@ -378,12 +396,19 @@ impl GroupState {
         let next = conf_after(&self.meta.conf, &change);
         let leaves = change.changes.is_empty();
         let verdict = match (root, decode_context(&change.context)) {
-            (Some(_), None) if leaves => next.is_some(),
+            (Some(place), None) if leaves => {
+                if let Some(conf) = &next {
+                    Arc::make_mut(place.root).on_left_joint(place.tree, conf)?;
+                    batch.root_changed = true;
+                }
+                next.is_some()
+            }
             (Some(_), None) => false,
             (Some(place), Some((id, meaning))) => {
-                let result = self.root_change(place, &change, meaning, next.is_some())?;
+                let before = place.root.clone();
+                let result = root_change(place, &change, (id, meaning), next.as_ref())?;
+                batch.root_changed |= !Arc::ptr_eq(&before, place.root);
                 let outcome = result.clone().map(|(_, outcome)| outcome);
-                batch.root_changed |= result.is_ok();
                 self.answer(entry, id, origin, outcome, batch);
                 matches!(result, Ok((true, _)))
             }
@@ -396,28 +421,6 @@ impl GroupState {
             batch.confs.push((entry.index, None));
         }
         Ok(())
-    }
-
-    /// `Ok((whether raft's configuration changes, ..))`.
-    #[allow(clippy::type_complexity)]
-    fn root_change(
-        &mut self,
-        place: &mut Membership,
-        change: &ConfChange,
-        meaning: RootChange,
-        fits: bool,
-    ) -> Result<Result<(bool, Outcome), ApiError>, StorageError> {
-        let reconfigures = match place.root.verdict(change, &meaning) {
-            Ok(true) if !fits => return Ok(Err(ApiError::NotEnoughStarted)),
-            Ok(reconfigures) => reconfigures,
-            Err(error) => return Ok(Err(error)),
-        };
-        let id = meaning.id();
-        let root = Arc::make_mut(place.root);
-        root.apply(place.tree, meaning)?;
-        let member = root.members.get(&id).cloned();
-        let members = root.members.values().cloned().collect();
-        Ok(Ok((reconfigures, Outcome::Members { member, members })))
     }
 
     fn answer(
@@ -436,12 +439,92 @@ impl GroupState {
     }
 }
 
+/// What a command of the root does to the catalogue.
+fn catalogue_command(
+    place: &mut Membership,
+    command: &Command,
+) -> Result<Result<Reply, ApiError>, StorageError> {
+    let root = Arc::make_mut(place.root);
+    Ok(match command {
+        Command::DestroyGroup { group } => {
+            root.destroy_group(place.tree, *group)?.map(|()| Reply::DestroyGroup)
+        }
+        _ => root.create_group(place.tree)?.map(|group| Reply::CreateGroup { group }),
+    })
+}
+
+/// `Ok((whether raft's configuration changes, ..))`. `next` is the configuration behind the
+/// change, if it fits.
+#[allow(clippy::type_complexity)]
+fn root_change(
+    place: &mut Membership,
+    change: &ConfChange,
+    (request, meaning): (RequestId, RootChange),
+    next: Option<&ConfState>,
+) -> Result<Result<(bool, Outcome), ApiError>, StorageError> {
+    let verdict = match (place.root.verdict(change, &meaning), next) {
+        (Ok(true), None) => Err(ApiError::NotEnoughStarted),
+        // It changes nothing for raft: whether it would fit does not matter.
+        (Ok(reconfigures), next) => Ok((reconfigures, next.cloned().unwrap_or_default())),
+        (Err(error), _) => Err(error),
+    };
+    let (reconfigures, conf) = match verdict {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            let departs = place.root.departing.as_ref().is_some_and(|(_, d)| *d == meaning);
+            if departs {
+                Arc::make_mut(place.root).refused(place.tree, &meaning)?;
+            }
+            return Ok(Err(error));
+        }
+    };
+    let (id, departs) = (meaning.id(), matches!(meaning, RootChange::Depart(_)));
+    let root = Arc::make_mut(place.root);
+    root.apply(place.tree, request, meaning, &conf)?;
+    if departs {
+        // Answered when it is done: by the removal, under the same request.
+        return Ok(Ok((false, Outcome::Departing)));
+    }
+    let member = root.members.get(&id).cloned();
+    let members = root.members.values().cloned().collect();
+    Ok(Ok((reconfigures, Outcome::Members { member, members })))
+}
+
 /// The configuration behind a change, or `None` when it does not fit.
 fn conf_after(conf: &ConfState, change: &ConfChange) -> Option<ConfState> {
     conf_change::changed(conf, change).ok()
 }
 
 impl Applier {
+    /// Begins and ends groups as the catalogue says.
+    fn follow_catalogue(&mut self) -> Result<(), StorageError> {
+        let node = self.store.identity().node;
+        let root = self.root.clone();
+        let gone: Vec<GroupId> = self
+            .groups
+            .keys()
+            .copied()
+            .filter(|group| root.catalogue.is_destroyed(*group))
+            .collect();
+        for group in gone {
+            self.groups.remove(&group);
+            self.forget_owed(group);
+            // The next checkpoint lists it no more: its pages are free then.
+            self.unsaved_entries += 1;
+        }
+        for (&group, born) in &root.catalogue.groups {
+            if self.groups.contains_key(&group) {
+                continue;
+            }
+            let keyspace = Keyspace::open(group, &self.store)?;
+            let meta = GroupMeta::born(born, node);
+            let state = GroupState { keyspace, meta, deferred: Vec::new(), compacting: false };
+            self.groups.insert(group, state);
+            self.unsaved_entries += 1;
+        }
+        Ok(())
+    }
+
     /// The membership of a fetched state of group 1 takes the place of the old one.
     pub(super) fn replace_root(
         &mut self,
@@ -452,7 +535,7 @@ impl Applier {
         })?;
         self.root = Arc::new(RootState::load(&tree)?);
         self.root_tree = tree;
-        Ok(())
+        self.follow_catalogue()
     }
 
     pub(super) fn replace_keyspace(

@@ -133,6 +133,18 @@ impl Applier {
         Ok(CheckpointOutcome { held, durable, pressure: self.pressure() })
     }
 
+    /// A checkpoint no longer owes anything to the group's fetched state.
+    pub(super) fn forget_owed(&mut self, group: GroupId) {
+        if let Some(at) = self.owed.iter().position(|(other, _)| *other == group) {
+            self.owed.remove(at);
+            if let Some(running) = &mut self.running
+                && at < running.owed
+            {
+                running.owed -= 1;
+            }
+        }
+    }
+
     /// Makes `node` the only member and the only voter of every group. What this returns, per
     /// group the entry that its log must begin behind, is to be written into the log after a
     /// checkpoint; until then `GroupMeta::installed` says so to boot.
@@ -159,8 +171,8 @@ impl Applier {
         ready: super::snapshots::InstallReady,
     ) -> Result<Option<AppliedBatch>, StorageError> {
         let super::snapshots::InstallReady { group, meta, trees } = ready;
-        let state = self.groups.get_mut(&group).expect("states are fetched for known groups");
-        if meta.index <= state.meta.applied {
+        // It may have been destroyed meanwhile.
+        if self.groups.get(&group).is_none_or(|state| meta.index <= state.meta.applied) {
             return Ok(None);
         }
         let mut trees = trees;
@@ -168,10 +180,7 @@ impl Applier {
             self.replace_root(&mut trees)?;
         }
         self.replace_keyspace(group, &meta, trees)?;
-        self.owed.retain(|(other, _)| *other != group);
-        if let Some(running) = &mut self.running {
-            running.owed = running.owed.min(self.owed.len());
-        }
+        self.forget_owed(group);
         self.owed.push((group, meta.clone()));
         self.wanted = true;
         self.counters.snapshots_installed += 1;

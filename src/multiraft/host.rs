@@ -8,6 +8,9 @@
 //! - A change of `commit` alone promises nothing: it waits for the next batch with a reason.
 //! - Committed entries are yielded for applying only once they are durable **here**. So a
 //!   checkpoint can never cover an index that this node's own WAL might still lose.
+//! - A change of configuration is yielded only once it is durable here that it is committed. Who
+//!   has applied one may be the reason why a removed member has ended; if it then forgot with the
+//!   power that the change is committed, it would ask the old configuration's quorum for ever.
 //! - A message never creates a replica.
 
 use super::trim::LogSizes;
@@ -16,7 +19,9 @@ use super::turn::{
 };
 use crate::raft::{Config, Effect, Effects, Input, Replica};
 use crate::types::message::SnapshotMeta;
-use crate::types::{ConfChange, Entry, GroupId, HardState, LogIndex, Message, NodeId, Term};
+use crate::types::{
+    ConfChange, Entry, EntryKind, GroupId, HardState, LogIndex, Message, NodeId, Term,
+};
 use crate::wal::{Batch, Record};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -54,6 +59,8 @@ struct Slot {
     waiting: VecDeque<Entry>,
     /// Every entry up to here is in the WAL and synced. Falls when the suffix is replaced.
     durable: LogIndex,
+    /// The disk knows that every entry up to here is committed.
+    durable_commit: LogIndex,
     /// The lowest point the log was cut back to since the batch in flight was sealed.
     cut: Option<LogIndex>,
     /// Whether the forming batch holds something of this group that messages must wait for.
@@ -75,6 +82,7 @@ struct Forming {
     urgent: bool,
     held: Vec<Message>,
     ends: BTreeMap<GroupId, End>,
+    commits: BTreeMap<GroupId, LogIndex>,
 }
 
 /// The last entry of a group's log as of a batch.
@@ -91,6 +99,7 @@ struct InFlight {
     id: BatchId,
     held: Vec<Message>,
     ends: BTreeMap<GroupId, End>,
+    commits: BTreeMap<GroupId, LogIndex>,
 }
 
 /// See the module's documentation.
@@ -136,6 +145,7 @@ impl Host {
             replica: Replica::new(config, boot),
             waiting: VecDeque::new(),
             durable,
+            durable_commit: hard.commit,
             cut: None,
             forming: false,
             in_flight: false,
@@ -146,6 +156,40 @@ impl Host {
         };
         let before = self.slots.insert(group, slot);
         assert!(before.is_none(), "group {group} was added twice");
+    }
+
+    /// Adds a replica that has just been created: the log has nothing of it yet. Whatever it
+    /// promises leaves behind the batch that makes its start durable.
+    pub fn create(&mut self, config: Config, boot: crate::raft::Boot) {
+        let (group, hard, (index, term)) = (config.group, boot.hard, boot.start);
+        self.add(config, boot);
+        let slot = self.slots.get_mut(&group).expect("it was added a moment ago");
+        slot.forming = true;
+        slot.hard_at = Some(self.forming.records.len());
+        self.forming.records.push(Record::HardState { group, hard });
+        self.forming.records.push(Record::LogStart { group, index, term });
+        self.forming.urgent = true;
+    }
+
+    /// Ends a replica: nothing of it is stepped, sent or applied any more. Its log stays until
+    /// `drop_log`.
+    pub fn remove(&mut self, group: GroupId) {
+        if self.slots.remove(&group).is_none() {
+            return;
+        }
+        self.turn.forget(group);
+        self.forming.held.retain(|message| message.group != group);
+        self.forming.ends.remove(&group);
+        if let Some(batch) = &mut self.in_flight {
+            batch.held.retain(|message| message.group != group);
+            batch.ends.remove(&group);
+        }
+    }
+
+    /// The log of a group that is in no checkpoint any more.
+    pub fn drop_log(&mut self, group: GroupId) {
+        assert!(!self.slots.contains_key(&group), "group {group} lives");
+        self.forming.records.push(Record::DropGroup { group });
     }
 
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
@@ -209,6 +253,9 @@ impl Host {
         let batch = self.in_flight.take().expect("a batch is reported persisted once");
         assert_eq!(batch.id, id, "batches are persisted in the order they were yielded");
         for (group, slot) in &mut self.slots {
+            if let Some(commit) = batch.commits.get(group) {
+                slot.durable_commit = slot.durable_commit.max(*commit);
+            }
             slot.in_flight = false;
             let cut = slot.cut.take();
             if let Some(end) = batch.ends.get(group) {
@@ -278,7 +325,15 @@ impl Host {
     pub fn drain(&mut self) -> Turn {
         let mut turn = std::mem::take(&mut self.turn);
         for (&group, slot) in &mut self.slots {
-            let ready = slot.waiting.partition_point(|entry| entry.index <= slot.durable);
+            let mut ready = slot.waiting.partition_point(|entry| entry.index <= slot.durable);
+            let unsure = |entry: &Entry| {
+                entry.kind == EntryKind::ConfChange && entry.index > slot.durable_commit
+            };
+            if let Some(at) = slot.waiting.iter().take(ready).position(unsure) {
+                // What says so is in the forming batch, or in the one in flight.
+                self.forming.urgent |= !self.forming.records.is_empty();
+                ready = at;
+            }
             if ready > 0 {
                 turn.applies
                     .push(ApplyJob { group, entries: slot.waiting.drain(..ready).collect() });
@@ -305,8 +360,9 @@ impl Host {
         }
         self.counters.batches += 1;
         let id = self.last_batch;
-        self.in_flight = Some(InFlight { id, held: forming.held, ends: forming.ends });
-        Some(WalBatch { id, batch: Batch { records: forming.records } })
+        let Forming { records, held, ends, commits, .. } = forming;
+        self.in_flight = Some(InFlight { id, held, ends, commits });
+        Some(WalBatch { id, batch: Batch { records } })
     }
 
     fn perform(&mut self, group: GroupId, effect: Effect) {
@@ -357,6 +413,7 @@ impl Host {
         assert!(hard.term >= before.term, "group {group}: the term falls");
         let promises = (hard.term, hard.vote) != (before.term, before.vote);
         slot.hard = hard;
+        self.forming.commits.insert(group, hard.commit);
         if promises {
             slot.forming = true;
             self.forming.urgent = true;

@@ -1,11 +1,13 @@
 //! What a checkpoint says of each group besides its trees: up to which entry it has everything,
 //! and where the log it belongs to must start at the latest.
 
+use super::turn::{BOOT_INDEX, BOOT_TERM};
 use crate::codec::raft::{decode_conf_state, encode_conf_state};
 use crate::codec::reader::Reader;
 use crate::codec::varint::put_varint;
-use crate::types::{ConfState, LogIndex, StorageError, Term};
+use crate::types::{ConfState, LogIndex, NodeId, StorageError, Term};
 use bytes::{Bytes, BytesMut};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const FORMAT: u64 = 1;
@@ -26,6 +28,22 @@ pub struct GroupMeta {
 }
 
 impl GroupMeta {
+    /// The state of a group that `node` has just heard of from the catalogue. A voter of its birth
+    /// begins at the point where every such voter begins; anybody else has nothing yet.
+    pub fn born(voters: &BTreeSet<NodeId>, node: NodeId) -> GroupMeta {
+        if !voters.contains(&node) {
+            return GroupMeta::default();
+        }
+        let birth = (BOOT_INDEX, BOOT_TERM);
+        let conf = ConfState::of_voters(voters.iter().copied().collect());
+        GroupMeta { applied: birth.0, term: birth.1, conf, installed: birth }
+    }
+
+    /// Whether the trees hold nothing but what the birth or a fetched state has put there.
+    pub fn is_as_installed(&self) -> bool {
+        self.installed == (self.applied, self.term)
+    }
+
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_varint(&mut out, FORMAT);

@@ -21,6 +21,8 @@
 //! Read first: `turn` (what a turn yields), `host`, `apply`, then `snapshots`.
 
 pub mod apply;
+pub mod catalogue;
+pub mod change;
 pub mod checkpoint;
 pub mod host;
 pub mod meta;

@@ -1,21 +1,28 @@
 //! The membership of the cluster, as group 1 has replicated it.
 //!
 //! It lives in a tree of its own (group 1, kind 10), outside the default keyspace's revisions,
-//! hash and quota. It changes in two ways only: a configuration change of group 1, whose context
-//! says what it means (`RootChange`), and a member's publication of itself. Both are checked
-//! here, at apply, so that every node gives the same verdict; what a leader checks before it
-//! proposes (health, strict reconfiguration) is `node::membership`'s.
+//! hash and quota, together with the catalogue of groups (`catalogue`). It changes in two ways
+//! only: a configuration change of group 1, whose context says what it means (`RootChange`), and
+//! commands that are the root's own. Both are checked here, at apply, so that every node gives
+//! the same verdict; what a leader checks before it proposes (health, strict reconfiguration) is
+//! `node::membership`'s.
 //!
 //! A removed id is remembered for ever. An incarnation is bound once: another data directory that
 //! claims the same id is refused until the operator has removed and added the member again (which
 //! gives it a new id).
+//!
+//! Where there are further groups, a member is removed in two entries: the first makes it
+//! *departing*, and the leaders of the other groups take it out of their configurations; the
+//! second, which the leader of group 1 proposes once they have, is the removal. So a group never
+//! counts on a voter that the cluster no longer lets speak.
 
+use super::catalogue::Catalogue;
+use super::change::{RootChange, decode_context, encode_context};
 use crate::btree::Tree;
 use crate::codec::member::{decode_member, encode_member};
 use crate::codec::reader::Reader;
-use crate::codec::varint::put_varint;
 use crate::types::{
-    ApiError, ConfChange, ConfChangeKind, Incarnation, Member, NodeId, RequestId, StorageError,
+    ApiError, ConfChange, ConfState, Incarnation, Member, NodeId, RequestId, StorageError,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,47 +36,10 @@ pub struct RootState {
     pub members: BTreeMap<NodeId, Member>,
     /// Ids that were members and never will be again. Disjoint from `members`.
     pub removed: BTreeSet<NodeId>,
-}
-
-/// What a configuration change of group 1 means for the membership; the change's context.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RootChange {
-    Add(Member),
-    Remove(NodeId),
-    Promote(NodeId),
-    UpdatePeerUrls { id: NodeId, peer_urls: Vec<String> },
-}
-
-impl RootChange {
-    pub fn id(&self) -> NodeId {
-        match self {
-            RootChange::Add(member) => member.id,
-            RootChange::Remove(id) | RootChange::Promote(id) => *id,
-            RootChange::UpdatePeerUrls { id, .. } => *id,
-        }
-    }
-
-    /// The configuration change that carries this one. `root` says what the member is now.
-    pub fn conf_change(&self, request: RequestId, root: &RootState) -> ConfChange {
-        ConfChange {
-            changes: vec![(self.kind(root), self.id())],
-            context: encode_context(request, self),
-            ..ConfChange::default()
-        }
-    }
-
-    fn kind(&self, root: &RootState) -> ConfChangeKind {
-        match self {
-            RootChange::Add(member) if member.is_learner => ConfChangeKind::AddLearner,
-            RootChange::Add(_) | RootChange::Promote(_) => ConfChangeKind::AddVoter,
-            RootChange::Remove(_) => ConfChangeKind::Remove,
-            // New addresses change nothing for raft: the kind repeats what the member is.
-            RootChange::UpdatePeerUrls { id, .. } => match root.members.get(id) {
-                Some(member) if member.is_learner => ConfChangeKind::AddLearner,
-                _ => ConfChangeKind::AddVoter,
-            },
-        }
-    }
+    /// The change that removes the departing members, and who waits for it. While group 1's
+    /// configuration is joint it is the change that entered it.
+    pub departing: Option<(RequestId, RootChange)>,
+    pub catalogue: Catalogue,
 }
 
 impl RootState {
@@ -81,7 +51,7 @@ impl RootState {
                 (m.id, Member { name: String::new(), client_urls: vec![], incarnation: None, ..m })
             })
             .collect();
-        RootState { members, removed: BTreeSet::new() }
+        RootState { members, ..RootState::default() }
     }
 
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
@@ -95,8 +65,35 @@ impl RootState {
         bound > self.voters().count() / 2
     }
 
+    /// Members that are about to be removed.
+    pub fn departing(&self) -> BTreeSet<NodeId> {
+        self.departing.as_ref().map(|(_, change)| change.removes()).unwrap_or_default()
+    }
+
     /// The checks that belong at apply: they look at nothing but the replicated membership.
     pub fn check(&self, change: &RootChange) -> Result<(), ApiError> {
+        match change {
+            RootChange::LeaveJoint => return Ok(()),
+            RootChange::Joint { changes, .. } => return self.check_joint(changes),
+            RootChange::Depart(change) => {
+                if self.departing.is_some() || matches!(**change, RootChange::Depart(_)) {
+                    return Err(ApiError::Unhealthy);
+                }
+                // Until the change is made the further groups have nobody but those who stay.
+                let leaving = change.removes();
+                if self.voters().all(|member| leaving.contains(&member.id)) {
+                    return Err(ApiError::NotEnoughStarted);
+                }
+                return self.check(change);
+            }
+            // Who is on its way out is left alone until it is gone.
+            RootChange::Promote(id) | RootChange::UpdatePeerUrls { id, .. }
+                if self.departing().contains(id) =>
+            {
+                return Err(ApiError::MemberNotFound);
+            }
+            _ => {}
+        }
         let id = change.id();
         if id.is_none() {
             return Err(ApiError::MemberNotFound);
@@ -134,6 +131,48 @@ impl RootState {
                     return Err(ApiError::PeerUrlExists);
                 }
             }
+            RootChange::Demote(_)
+            | RootChange::Joint { .. }
+            | RootChange::LeaveJoint
+            | RootChange::Depart(_) => return Err(ApiError::MemberNotFound),
+        }
+        Ok(())
+    }
+
+    /// A joint change: plain ones about different members, each of which could be made, and
+    /// somebody is left to vote.
+    fn check_joint(&self, changes: &[RootChange]) -> Result<(), ApiError> {
+        let mut after = self.clone();
+        let mut seen = BTreeSet::new();
+        for change in changes {
+            let id = change.id();
+            if !seen.insert(id) {
+                return Err(ApiError::MemberIdExists);
+            }
+            match change {
+                RootChange::Demote(id) => {
+                    let member = after.members.get_mut(id).ok_or(ApiError::MemberNotFound)?;
+                    if std::mem::replace(&mut member.is_learner, true) {
+                        return Err(ApiError::NotSupportedForLearner);
+                    }
+                }
+                RootChange::Remove(id) => {
+                    after.members.remove(id).ok_or(ApiError::MemberNotFound)?;
+                }
+                RootChange::Add(member) => {
+                    self.check(change)?;
+                    after.check(change)?;
+                    after.members.insert(id, member.clone());
+                }
+                RootChange::Promote(_) => {
+                    self.check(change)?;
+                    after.member_mut(id).is_learner = false;
+                }
+                _ => return Err(ApiError::MemberNotFound),
+            }
+        }
+        if changes.is_empty() || after.voters().next().is_none() {
+            return Err(ApiError::NotEnoughStarted);
         }
         Ok(())
     }
@@ -142,14 +181,97 @@ impl RootState {
     /// configuration changes with it.
     pub fn verdict(&self, conf: &ConfChange, change: &RootChange) -> Result<bool, ApiError> {
         self.check(change)?;
-        if conf.changes != [(change.kind(self), change.id())] || conf.joint {
+        let joint = matches!(change, RootChange::Joint { .. });
+        if conf.changes != change.steps(self) || conf.joint != joint {
             return Err(ApiError::MemberNotFound);
         }
-        Ok(!matches!(change, RootChange::UpdatePeerUrls { .. }))
+        Ok(!matches!(change, RootChange::UpdatePeerUrls { .. } | RootChange::Depart(_)))
     }
 
-    /// Makes the change, which `check` has accepted.
-    pub fn apply(&mut self, tree: &mut Tree, change: RootChange) -> Result<(), StorageError> {
+    /// Makes the change, which `check` has accepted. `conf` is group 1's configuration behind it.
+    pub fn apply(
+        &mut self,
+        tree: &mut Tree,
+        request: RequestId,
+        change: RootChange,
+        conf: &ConfState,
+    ) -> Result<(), StorageError> {
+        let done = match &change {
+            RootChange::Remove(id) => self.departing().contains(id),
+            change => self.departing.as_ref().is_some_and(|(_, departing)| departing == change),
+        };
+        if done {
+            self.set_departing(tree, None)?;
+        }
+        match change {
+            RootChange::Joint { ref changes, .. } => {
+                for change in changes {
+                    if !matches!(change, RootChange::Remove(_)) {
+                        self.apply_plain(tree, change.clone())?;
+                    }
+                }
+                if conf.is_joint() {
+                    // Whom it removes goes on voting until the configuration is left.
+                    self.set_departing(tree, Some((request, change)))?;
+                } else {
+                    self.left_joint(tree, conf, change.removes())?;
+                }
+                Ok(())
+            }
+            RootChange::Depart(change) => self.set_departing(tree, Some((request, *change))),
+            RootChange::LeaveJoint => self.on_left_joint(tree, conf),
+            plain => self.apply_plain(tree, plain),
+        }
+    }
+
+    /// The change that the members were departing for was refused: they stay.
+    pub fn refused(&mut self, tree: &mut Tree, change: &RootChange) -> Result<bool, StorageError> {
+        let over = self.departing.as_ref().is_some_and(|(_, departing)| departing == change);
+        if over {
+            self.set_departing(tree, None)?;
+        }
+        Ok(over)
+    }
+
+    /// Group 1's joint configuration has ended: whom it removed is gone.
+    pub fn on_left_joint(&mut self, tree: &mut Tree, conf: &ConfState) -> Result<(), StorageError> {
+        let removed = self.departing();
+        self.set_departing(tree, None)?;
+        self.left_joint(tree, conf, removed)
+    }
+
+    fn left_joint(
+        &mut self,
+        tree: &mut Tree,
+        conf: &ConfState,
+        removed: BTreeSet<NodeId>,
+    ) -> Result<(), StorageError> {
+        let members = conf.members();
+        for id in removed.into_iter().filter(|id| !members.contains(id)) {
+            self.apply_plain(tree, RootChange::Remove(id))?;
+        }
+        Ok(())
+    }
+
+    fn set_departing(
+        &mut self,
+        tree: &mut Tree,
+        departing: Option<(RequestId, RootChange)>,
+    ) -> Result<(), StorageError> {
+        let row = row(DEPARTING, 0);
+        match &departing {
+            Some((request, change)) => {
+                tree.put(&row, encode_context(*request, change), true)?;
+            }
+            None => {
+                tree.remove(&row)?;
+            }
+        }
+        self.departing = departing;
+        Ok(())
+    }
+
+    fn apply_plain(&mut self, tree: &mut Tree, change: RootChange) -> Result<(), StorageError> {
         let id = change.id();
         match change {
             RootChange::Add(member) => {
@@ -168,8 +290,14 @@ impl RootState {
             RootChange::Promote(_) => {
                 self.member_mut(id).is_learner = false;
             }
+            RootChange::Demote(_) => {
+                self.member_mut(id).is_learner = true;
+            }
             RootChange::UpdatePeerUrls { peer_urls, .. } => {
                 self.member_mut(id).peer_urls = peer_urls;
+            }
+            RootChange::Joint { .. } | RootChange::LeaveJoint | RootChange::Depart(_) => {
+                unreachable!("no plain change: see `apply`")
             }
         }
         self.store(tree, id)
@@ -202,9 +330,10 @@ impl RootState {
     pub fn keep_only(&mut self, tree: &mut Tree, id: NodeId) -> Result<(), StorageError> {
         let others: Vec<NodeId> = self.members.keys().copied().filter(|m| *m != id).collect();
         for other in others {
-            self.apply(tree, RootChange::Remove(other))?;
+            self.apply_plain(tree, RootChange::Remove(other))?;
         }
-        self.apply(tree, RootChange::Promote(id))
+        self.set_departing(tree, None)?;
+        self.apply_plain(tree, RootChange::Promote(id))
     }
 
     /// Reads the membership back from its tree.
@@ -219,8 +348,9 @@ impl RootState {
             let Some((tag, id)) = key.split_first() else {
                 return Err(damaged("an empty key"));
             };
-            let id = <[u8; 8]>::try_from(id).map_err(|_| damaged("a key of another form"))?;
-            let id = NodeId(u64::from_be_bytes(id));
+            let number = <[u8; 8]>::try_from(id).map_err(|_| damaged("a key of another form"))?;
+            let number = u64::from_be_bytes(number);
+            let id = NodeId(number);
             match *tag {
                 MEMBER => {
                     let member = decode_member(&mut Reader::new(&value))
@@ -230,7 +360,13 @@ impl RootState {
                 REMOVED => {
                     root.removed.insert(id);
                 }
-                _ => return Err(damaged("an unknown tag")),
+                DEPARTING => {
+                    let departing = decode_context(&value);
+                    root.departing = Some(departing.ok_or_else(|| damaged("an unknown change"))?);
+                }
+                tag => {
+                    root.catalogue.load_row(tag, number, &value).map_err(|found| damaged(found))?
+                }
             }
         }
         Ok(root)
@@ -241,7 +377,7 @@ impl RootState {
         for &id in self.members.keys().chain(&self.removed) {
             self.store(tree, id)?;
         }
-        Ok(())
+        self.catalogue.store_all(tree)
     }
 
     fn member_mut(&mut self, id: NodeId) -> &mut Member {
@@ -253,12 +389,12 @@ impl RootState {
             Some(member) => {
                 let mut bytes = BytesMut::new();
                 encode_member(member, &mut bytes);
-                tree.put(&row(MEMBER, id), bytes.freeze(), true)?;
+                tree.put(&row(MEMBER, id.0), bytes.freeze(), true)?;
             }
             None => {
-                tree.remove(&row(MEMBER, id))?;
+                tree.remove(&row(MEMBER, id.0))?;
                 assert!(self.removed.contains(&id), "a row is rewritten for a known id");
-                tree.put(&row(REMOVED, id), Bytes::new(), true)?;
+                tree.put(&row(REMOVED, id.0), Bytes::new(), true)?;
             }
         }
         Ok(())
@@ -267,65 +403,10 @@ impl RootState {
 
 const MEMBER: u8 = b'm';
 const REMOVED: u8 = b'r';
+const DEPARTING: u8 = b'd';
 
-fn row(tag: u8, id: NodeId) -> [u8; 9] {
+pub(super) fn row(tag: u8, id: u64) -> [u8; 9] {
     let mut key = [tag; 9];
-    key[1..].copy_from_slice(&id.0.to_be_bytes());
+    key[1..].copy_from_slice(&id.to_be_bytes());
     key
-}
-
-/// The context of a configuration change: who waits for it, and what it means.
-pub fn encode_context(request: RequestId, change: &RootChange) -> Bytes {
-    let mut out = BytesMut::new();
-    put_varint(&mut out, request.origin);
-    put_varint(&mut out, request.seq);
-    encode_change(change, &mut out);
-    out.freeze()
-}
-
-/// `None` for bytes that are no context: such a change is refused by every node alike.
-pub fn decode_context(bytes: &Bytes) -> Option<(RequestId, RootChange)> {
-    let mut reader = Reader::new(bytes);
-    let request = RequestId {
-        origin: reader.varint("request origin").ok()?,
-        seq: reader.varint("request number").ok()?,
-    };
-    let change = decode_change(&mut reader)?;
-    Some((request, change))
-}
-
-fn encode_change(change: &RootChange, out: &mut BytesMut) {
-    match change {
-        RootChange::Add(member) => {
-            put_varint(out, 1);
-            encode_member(member, out);
-        }
-        RootChange::Remove(id) => {
-            put_varint(out, 2);
-            put_varint(out, id.0);
-        }
-        RootChange::Promote(id) => {
-            put_varint(out, 3);
-            put_varint(out, id.0);
-        }
-        RootChange::UpdatePeerUrls { id, peer_urls } => {
-            put_varint(out, 4);
-            // A member row carries ids and URLs already; the other fields stay empty.
-            let row = Member { id: *id, peer_urls: peer_urls.clone(), ..Member::default() };
-            encode_member(&row, out);
-        }
-    }
-}
-
-fn decode_change(reader: &mut Reader) -> Option<RootChange> {
-    Some(match reader.varint("change").ok()? {
-        1 => RootChange::Add(decode_member(reader).ok()?),
-        2 => RootChange::Remove(NodeId(reader.varint("member id").ok()?)),
-        3 => RootChange::Promote(NodeId(reader.varint("member id").ok()?)),
-        4 => {
-            let row = decode_member(reader).ok()?;
-            RootChange::UpdatePeerUrls { id: row.id, peer_urls: row.peer_urls }
-        }
-        _ => return None,
-    })
 }

@@ -89,6 +89,22 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// The group is no more: nobody acts on what it yielded. What its log was to keep is written.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        self.messages.retain(|message| message.group != group);
+        self.applies.retain(|job| job.group != group);
+        self.log_reads.retain(|read| read.group != group);
+        self.reads_ready.retain(|(of, ..)| *of != group);
+        self.reads_dropped.retain(|(of, _)| *of != group);
+        self.dropped.retain(|(of, ..)| *of != group);
+        self.conf_dropped.retain(|(of, ..)| *of != group);
+        self.snapshots_wanted.retain(|wanted| wanted.group != group);
+        self.installs_wanted.retain(|wanted| wanted.group != group);
+        self.soft.retain(|soft| soft.group != group);
+        self.confs.retain(|(of, _)| *of != group);
+        self.notes.retain(|(of, _)| *of != group);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.batch.is_none()
             && self.messages.is_empty()

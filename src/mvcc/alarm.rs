@@ -37,7 +37,9 @@ pub(super) fn refused(alarms: &Alarms, command: &Command) -> Option<ApiError> {
         | Command::LeaseGrant { .. }
         | Command::LeaseCheckpoint { .. }
         | Command::Alarm(_)
-        | Command::PublishMember { .. } => None,
+        | Command::PublishMember { .. }
+        | Command::CreateGroup
+        | Command::DestroyGroup { .. } => None,
     }
 }
 

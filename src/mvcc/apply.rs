@@ -148,8 +148,9 @@ impl<'a> Write<'a> {
                 Reply::LeaseCheckpoint
             }
             Command::Alarm(request) => Reply::Alarm(self.alarm(request)?),
-            // The root state machine's: it leaves no trace in the default keyspace.
+            // The root state machine's: they leave no trace in the default keyspace.
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
         })
     }
 

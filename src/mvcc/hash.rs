@@ -162,6 +162,11 @@ impl Digest {
                 }
             }
             Ok(Reply::PublishMember) => self.number(9),
+            Ok(Reply::CreateGroup { group }) => {
+                self.number(10);
+                self.number(group.0);
+            }
+            Ok(Reply::DestroyGroup) => self.number(11),
         }
     }
 

@@ -133,6 +133,10 @@ pub enum Action {
         group: GroupId,
         meta: SnapshotMeta,
     },
+    /// A peer has refused this member because the cluster has removed it.
+    ToldRemoved {
+        by: NodeId,
+    },
     /// Go away in order: hand leadership over, answer who waits.
     Stop,
 }

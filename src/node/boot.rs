@@ -38,6 +38,7 @@ use super::member::Member;
 use crate::btree::{CheckpointDone, Store, StoreIdentity, StoreOptions, TreeKind, View};
 use crate::io::Disk;
 use crate::multiraft::apply::Applier;
+use crate::multiraft::catalogue::Catalogue;
 use crate::multiraft::checkpoint::CheckpointPolicy;
 use crate::multiraft::meta::GroupMeta;
 use crate::multiraft::root::{ROOT_TREE, RootState};
@@ -101,8 +102,8 @@ pub enum Founding {
     /// all logs begin with. `groups` are further keyspaces besides group 1.
     New { members: Vec<MemberRow>, groups: Vec<GroupId> },
     /// A member that has been added to a running cluster: it knows nothing and votes on nothing
-    /// until a leader sends it the state.
-    Join { groups: Vec<GroupId> },
+    /// until a leader sends it the state. Further groups it learns of from the catalogue.
+    Join,
     /// None: a missing data directory is an error.
     Never,
 }
@@ -261,6 +262,12 @@ pub fn boot(disk: Arc<dyn Disk>, config: BootConfig) -> Result<Member, BootError
         return Err(BootError::RestoreUnfinished { path: unfinished });
     }
     let whole = disk.exists(&store_path)? && Wal::exists(disk.as_ref(), &wal_path)?;
+    // Opening for writing repairs what a crash has left: a directory that is not ours must be
+    // refused before. One that cannot be read says why when it is opened.
+    if whole && let Ok(store) = Store::open_to_read(disk.clone(), &store_path, config.store) {
+        let owner = store.identity();
+        check_owner(&config, &store_path, owner.cluster, owner.node)?;
+    }
     let (wal, logs) = if whole {
         Wal::open(disk.clone(), &wal_path, config.wal)?
     } else if Wal::exists(disk.as_ref(), &wal_path)? {
@@ -292,10 +299,10 @@ fn found(
             let voters = members.iter().filter(|m| !m.is_learner).map(|m| m.id).collect();
             (members.clone(), groups.clone(), ConfState::of_voters(voters))
         }
-        Founding::Join { groups } => (Vec::new(), groups.clone(), ConfState::default()),
+        Founding::Join => (Vec::new(), Vec::new(), ConfState::default()),
         Founding::Never => return Err(BootError::NoData { path: store_path.to_path_buf() }),
     };
-    let joins = matches!(config.founding, Founding::Join { .. });
+    let joins = matches!(config.founding, Founding::Join);
     let birth = if joins { (LogIndex::ZERO, Term::ZERO) } else { (BOOT_INDEX, BOOT_TERM) };
     let hard = if joins { HardState::default() } else { boot_hard_state() };
     if disk.exists(store_path)? {
@@ -382,7 +389,9 @@ fn found_store(
     members: Vec<MemberRow>,
 ) -> Result<CheckpointDone, StorageError> {
     let mut root_tree = store.tree(GroupId::ROOT, TreeKind(ROOT_TREE));
-    RootState::founded(members).store_all(&mut root_tree)?;
+    let mut root = RootState::founded(members);
+    root.catalogue = Catalogue::founded(groups.iter().copied(), &conf.voters);
+    root.store_all(&mut root_tree)?;
     let mut trees = vec![(GroupId::ROOT, TreeKind(ROOT_TREE), root_tree.view())];
     let mut metas = BTreeMap::new();
     for &group in groups {
@@ -440,9 +449,18 @@ fn recover(
     let mut starts = Vec::new();
     for group in groups {
         let meta = applier.meta(group).expect("the applier named it").clone();
-        let log = logs.get_mut(&group).ok_or(BootError::GroupMissing { group })?;
-        reconcile(group, &meta, log, &mut amends)?;
-        let log = std::mem::take(log);
+        let mut log = match logs.remove(&group) {
+            Some(log) => log,
+            // It was created, and a checkpoint holds it, before its log had been synced.
+            None if meta.is_as_installed() && meta.applied <= BOOT_INDEX => {
+                let (hard, (index, term)) = (HardState::default(), meta.installed);
+                amends.push(Record::HardState { group, hard });
+                amends.push(Record::LogStart { group, index, term });
+                GroupLog { start: meta.installed, last: index, ..GroupLog::default() }
+            }
+            None => return Err(BootError::GroupMissing { group }),
+        };
+        reconcile(group, &meta, &mut log, &mut amends)?;
         let boot = raft::Boot {
             hard: log.hard,
             conf: meta.conf,
@@ -460,7 +478,25 @@ fn recover(
         wal.write(&Batch { records: amends })?;
         wal.sync()?;
     }
-    let mut core = Core::new(config.core, starts, applier.root());
+    // Logs of groups that no checkpoint holds: not yet, or no longer. One that was trimmed was in
+    // a checkpoint before, so this store is not the one that goes with it.
+    let root = applier.root();
+    for (&group, log) in &logs {
+        if log.start.0 > BOOT_INDEX && !root.catalogue.is_destroyed(group) {
+            let applied = LogIndex::ZERO;
+            return Err(BootError::Gap { group, applied, log_start: log.start.0 });
+        }
+    }
+    let orphan = |log: GroupLog| raft::Boot {
+        hard: log.hard,
+        start: log.start,
+        last: log.last,
+        terms: log.terms,
+        tail: log.tail,
+        ..raft::Boot::default()
+    };
+    let orphans = logs.into_iter().map(|(group, log)| (group, orphan(log))).collect();
+    let mut core = Core::new(config.core, starts, root, orphans);
     core.counters.log_starts_amended = log_starts_amended;
     let snapshots = SnapshotServer::new(config.chunk_bytes);
     let installer = Installer::new(store.clone());

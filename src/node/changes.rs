@@ -5,16 +5,27 @@ use super::action::{Answer, StopReason, Token};
 use super::core::Core;
 use super::membership::{Health, MembershipChange, check_change, decode_change, encode_change};
 use super::requests::RequestKind;
-use crate::multiraft::root::{RootChange, decode_context};
+use crate::multiraft::change::{RootChange, decode_context};
 use crate::multiraft::turn::SoftState;
 use crate::multiraft::wire::NodeMessage;
-use crate::raft::{Dropped, Input, Role};
+use crate::raft::{Dropped, Input, Role, quorum};
 use crate::types::{ApiError, Command, ConfChange, GroupId, NodeId, RequestId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// A change that passed the leader's checks and waits until another one is applied.
 pub(super) type WaitingConf = (RequestId, RootChange, u64);
+
+/// A removed member ends at the latest after this long: everybody else may be gone as well.
+const LINGER_MS: u64 = 60_000;
+
+/// The cluster has removed this member.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    since_ms: Option<u64>,
+    /// Who has refused it, and so has applied the removal.
+    told_by: BTreeSet<NodeId>,
+}
 
 /// Changes waiting at once: more would only time out.
 const WAITING_CONFS_MAX: usize = 64;
@@ -65,24 +76,67 @@ impl Core {
 
     fn propose_change(&mut self, id: RequestId, change: MembershipChange) -> Result<(), ApiError> {
         let change = check_change(&self.root, change, &self.health())?;
-        self.propose_conf(id, &change);
+        let removed = change.removes();
+        let further = self.groups.len() > 1 && !removed.is_empty();
+        let health = self.health();
+        if further && health.strict {
+            // The further groups let go of them before anybody new can take their place.
+            let stay = self.root.voters().filter(|member| !removed.contains(&member.id));
+            let (mut left, mut active) = (0, 0);
+            for member in stay {
+                left += 1;
+                active += usize::from(health.connected.contains(&member.id));
+            }
+            if active <= left / 2 {
+                return Err(ApiError::Unhealthy);
+            }
+        }
+        let change = if further { RootChange::Depart(Box::new(change)) } else { change };
+        self.propose_conf(id, change);
         Ok(())
     }
 
-    fn propose_conf(&mut self, id: RequestId, change: &RootChange) {
+    fn propose_conf(&mut self, id: RequestId, change: RootChange) {
+        let joint = self.groups.get(&GroupId::ROOT).is_some_and(|entry| entry.conf.is_joint());
+        if joint != (change == RootChange::LeaveJoint) {
+            if joint {
+                return self.wait_to_propose(id, change);
+            }
+            // There is nothing to leave.
+            return self.refuse_conf(id, ApiError::NotEnoughStarted);
+        }
+        if matches!(change, RootChange::Depart(_)) && self.root.departing.is_some() {
+            return self.wait_to_propose(id, change);
+        }
         let conf = change.conf_change(id, &self.root);
         self.host.step(GroupId::ROOT, Input::ProposeConfChange(conf));
+    }
+
+    /// Another change goes first.
+    fn wait_to_propose(&mut self, id: RequestId, change: RootChange) {
+        if self.confs_waiting.len() < WAITING_CONFS_MAX {
+            let until = self.now_ms + self.config.request_ms();
+            self.confs_waiting.push_back((id, change, until));
+        }
+    }
+
+    fn refuse_conf(&mut self, id: RequestId, error: ApiError) {
+        if id.origin == self.config.origin {
+            self.finish(id.seq, Err(error));
+        }
     }
 
     /// Raft took the change for now impossible; the leader tries again while it leads.
     pub(super) fn conf_dropped(&mut self, group: GroupId, change: &ConfChange, reason: Dropped) {
         let Some((id, meaning)) = decode_context(&change.context) else { return };
         let retry = matches!(reason, Dropped::ConfPending | Dropped::Transferring);
-        if group == GroupId::ROOT && retry && self.confs_waiting.len() < WAITING_CONFS_MAX {
-            let until = self.now_ms + self.config.request_ms();
-            self.confs_waiting.push_back((id, meaning, until));
-        } else if id.origin == self.config.origin && reason == Dropped::ConfInvalid {
-            self.finish(id.seq, Err(ApiError::MemberNotFound));
+        // What members depart for is proposed by every tick until it is done.
+        let departs = self.root.departing.as_ref().is_some_and(|(_, change)| *change == meaning);
+        if group != GroupId::ROOT || departs {
+        } else if retry {
+            self.wait_to_propose(id, meaning);
+        } else if reason == Dropped::ConfInvalid {
+            self.refuse_conf(id, ApiError::MemberNotFound);
         }
     }
 
@@ -93,7 +147,7 @@ impl Core {
         if let Some((id, change, _)) = self.confs_waiting.pop_front() {
             // What was checked before the other change may be wrong behind it.
             if self.root.check(&change).is_ok() {
-                self.propose_conf(id, &change);
+                self.propose_conf(id, change);
             }
         }
     }
@@ -188,6 +242,49 @@ impl Core {
         }
     }
 
+    /// Whether clients are turned away: the member is about to end.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stopping_since_ms.is_some() || self.removal.is_some()
+    }
+
+    /// Sees in the membership that this member has been removed.
+    ///
+    /// It does not end at once. It may be the only one that knows: of voters 1 and 3, 3 leads and
+    /// removes itself; if it ended before 1 has heard that this is committed, 1 would ask for its
+    /// vote for ever. So it stays, as nobody's voter, and answers with what it knows until a
+    /// quorum of those that remain has shown, by refusing it, that they have applied the removal.
+    pub(super) fn check_removal(&mut self) {
+        if self.removal.is_none() && self.root.removed.contains(&self.config.node) {
+            self.removal = Some(Removal { since_ms: Some(self.now_ms), told_by: BTreeSet::new() });
+            self.fail_requests(&ApiError::Stopped);
+        }
+        self.tick_removal();
+    }
+
+    /// A peer says that this member has been removed: it has applied that, and so knows more.
+    pub(super) fn told_removed(&mut self, by: NodeId) {
+        match &mut self.removal {
+            Some(removal) => {
+                removal.told_by.insert(by);
+                self.tick_removal();
+            }
+            // Not known here, so nobody can need to learn it from here.
+            None => self.out.stop = Some(StopReason::Removed),
+        }
+    }
+
+    pub(super) fn tick_removal(&mut self) {
+        let now = self.now_ms;
+        let Some(removal) = &mut self.removal else { return };
+        let since = *removal.since_ms.get_or_insert(now);
+        let conf = self.groups.get(&GroupId::ROOT).map(|entry| entry.conf.clone());
+        let known =
+            conf.is_some_and(|conf| quorum::holds(&conf, |id| removal.told_by.contains(&id)));
+        if known || now >= since + LINGER_MS {
+            self.out.stop = Some(StopReason::Removed);
+        }
+    }
+
     /// Goes away in order: nobody waits for an answer, and groups this member leads go to the
     /// follower that has the most.
     pub(super) fn stop(&mut self) {
@@ -209,6 +306,11 @@ impl Core {
     }
 
     fn hand_over(&mut self, group: GroupId) {
+        self.hand_over_to(group, |_| true);
+    }
+
+    /// Lets the follower lead that has the most, of those that may.
+    pub(super) fn hand_over_to(&mut self, group: GroupId, may: impl Fn(NodeId) -> bool) {
         let Some(status) = self.host.replica(group).map(|replica| replica.status()) else { return };
         if status.role != Role::Leader || !status.transferee.is_none() {
             return;
@@ -216,7 +318,8 @@ impl Core {
         let fit = status
             .progress
             .iter()
-            .filter(|p| p.active && !p.learner && self.peers.get(&p.id).is_none_or(|peer| peer.up));
+            .filter(|p| p.active && !p.learner && may(p.id))
+            .filter(|p| self.peers.get(&p.id).is_none_or(|peer| peer.up));
         if let Some(best) = fit.max_by_key(|p| (p.matched, p.id)) {
             self.host.step(group, Input::Transfer(best.id));
         }

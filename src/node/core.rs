@@ -9,7 +9,7 @@
 //! cancelled.
 
 use super::action::{Action, Answer, Output, Refusal, StopReason, Token};
-use super::changes::WaitingConf;
+use super::changes::{Removal, WaitingConf};
 use super::fetch::Fetch;
 use super::lessor::{Lessor, SCAN_MS};
 use super::reads::Reads;
@@ -28,7 +28,7 @@ use crate::types::prng::Prng;
 use crate::types::{
     ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, MessageBody, NodeId, limits,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Ticks made up for after a pause: more would only make a member that was paused campaign
@@ -100,6 +100,16 @@ impl CoreConfig {
         }
     }
 
+    /// What a group's replica is told of the knobs.
+    pub(super) fn of_group(&self, group: GroupId) -> raft::Config {
+        let seed = Prng::stream(self.seed ^ group.0.rotate_left(32), "election").next_u64();
+        let mut config = raft::Config::new(self.node, group, seed, encode_conf_change);
+        config.election_ticks = self.election_ticks;
+        config.pre_vote = self.pre_vote;
+        config.bounds = self.bounds;
+        config
+    }
+
     pub fn election_ms(&self) -> u64 {
         self.tick_ms * u64::from(self.election_ticks)
     }
@@ -138,6 +148,26 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// A group whose state machine has nothing to tell.
+    pub fn new(soft: SoftState, boot: &raft::Boot) -> Group {
+        Group {
+            soft,
+            led_since_ms: 0,
+            conf: boot.conf.clone(),
+            applied: boot.applied,
+            state_hash: (boot.applied, 0),
+            alarms: Vec::new(),
+            reads: Reads::default(),
+            lessor: Lessor::default(),
+            parked: VecDeque::new(),
+            outgoing: Vec::new(),
+            fetch: None,
+            sending: BTreeMap::new(),
+            transfers: Vec::new(),
+            nospace_told_ms: None,
+        }
+    }
+
     pub fn leads(&self) -> bool {
         self.soft.role == Role::Leader
     }
@@ -210,6 +240,12 @@ pub struct Core {
     /// Checked changes that another one keeps from being proposed.
     pub(super) confs_waiting: VecDeque<WaitingConf>,
     pub(super) stopping_since_ms: Option<u64>,
+    pub(super) removal: Option<Removal>,
+    /// Logs of groups that the store's checkpoint does not hold: of some whose creation is about
+    /// to be applied (again), and of destroyed ones.
+    pub(super) orphans: BTreeMap<GroupId, raft::Boot>,
+    /// Destroyed groups whose logs go once no checkpoint holds them.
+    pub(super) doomed: BTreeSet<GroupId>,
     pub(super) counters: CoreCounters,
 }
 
@@ -223,7 +259,14 @@ pub struct GroupStart {
 }
 
 impl Core {
-    pub fn new(config: CoreConfig, starts: Vec<GroupStart>, root: Arc<RootState>) -> Core {
+    /// `orphans` are the logs found beside those of `starts`; of each only what the log itself
+    /// says counts.
+    pub fn new(
+        config: CoreConfig,
+        starts: Vec<GroupStart>,
+        root: Arc<RootState>,
+        orphans: BTreeMap<GroupId, raft::Boot>,
+    ) -> Core {
         let mut host = Host::new(config.node, config.trim);
         let mut groups = BTreeMap::new();
         let mut pressure = Pressure::default();
@@ -235,43 +278,23 @@ impl Core {
                 term: boot.hard.term,
             };
             let alone = boot.conf.voters == [config.node] && !boot.conf.is_joint();
-            let mut entry = Group {
-                soft,
-                led_since_ms: 0,
-                conf: boot.conf.clone(),
-                applied: boot.applied,
-                state_hash: (state.index, state.state_hash),
-                alarms: state.alarms.clone().unwrap_or_default(),
-                reads: Reads::default(),
-                lessor: Lessor::default(),
-                parked: VecDeque::new(),
-                outgoing: Vec::new(),
-                fetch: None,
-                sending: BTreeMap::new(),
-                transfers: Vec::new(),
-                nospace_told_ms: None,
-            };
+            let mut entry = Group::new(soft, &boot);
+            entry.state_hash = (state.index, state.state_hash);
+            entry.alarms = state.alarms.clone().unwrap_or_default();
             for &change in &state.lease_changes {
                 entry.lessor.changed(change, 0);
             }
             pressure = state.pressure;
             groups.insert(group, entry);
-            let mut raft_config = raft::Config::new(
-                config.node,
-                group,
-                Prng::stream(config.seed ^ group.0.rotate_left(32), "election").next_u64(),
-                encode_conf_change,
-            );
-            raft_config.election_ticks = config.election_ticks;
-            raft_config.pre_vote = config.pre_vote;
-            raft_config.bounds = config.bounds;
-            host.add(raft_config, boot);
+            host.add(config.of_group(group), boot);
             if alone {
                 host.step(group, Input::Campaign);
             }
         }
         let prng = Prng::stream(config.seed, "leases");
         let next_context = Prng::stream(config.origin, "reads").next_u64();
+        let gone = root.removed.contains(&config.node);
+        let doomed = orphans.keys().copied().filter(|g| root.catalogue.is_destroyed(*g)).collect();
         Core {
             config,
             host,
@@ -294,6 +317,9 @@ impl Core {
             publishing: None,
             confs_waiting: VecDeque::new(),
             stopping_since_ms: None,
+            removal: gone.then(Removal::default),
+            orphans,
+            doomed,
             counters: CoreCounters::default(),
         }
     }
@@ -335,6 +361,7 @@ impl Core {
             }
             Action::CheckpointDone { held, pressure } => {
                 self.pressure = pressure;
+                self.drop_logs(&held);
                 self.trim(held);
             }
             Action::SnapshotReady { group, to, meta } => self.snapshot_ready(group, to, meta),
@@ -344,6 +371,7 @@ impl Core {
             Action::ChunkInstalled(installed) => self.chunk_installed(installed),
             Action::SnapshotDurable { group, meta } => self.snapshot_durable(group, meta),
             Action::SnapshotRefused { group, meta } => self.refuse_fetch(group, meta.index),
+            Action::ToldRemoved { by } => self.told_removed(by),
             Action::Stop => self.stop(),
         }
     }
@@ -473,6 +501,8 @@ impl Core {
             }
         }
         self.publish();
+        self.lead_membership();
+        self.tick_removal();
         self.tick_stop();
     }
 
@@ -639,7 +669,8 @@ impl Core {
         } = batch;
         let now = self.now_ms;
         self.pressure = pressure;
-        let entry = self.group_mut(group);
+        // It may have been destroyed since the job ran.
+        let Some(entry) = self.groups.get_mut(&group) else { return };
         entry.applied = entry.applied.max(index);
         entry.state_hash = (entry.applied, state_hash);
         if let Some(alarms) = alarms {
@@ -668,9 +699,8 @@ impl Core {
     /// Looks at what a new membership means for this member and its requests.
     fn root_changed(&mut self) {
         let node = self.config.node;
-        if self.root.removed.contains(&node) {
-            self.out.stop = Some(StopReason::Removed);
-        }
+        self.follow_catalogue();
+        self.check_removal();
         let bound = self.root.members.get(&node).and_then(|member| member.incarnation);
         if bound.is_some_and(|bound| bound != self.config.incarnation) {
             self.out.stop = Some(StopReason::IncarnationRefused);

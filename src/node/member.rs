@@ -58,9 +58,10 @@ impl Member {
         Ok(Action::Persisted { batch: batch.id })
     }
 
-    pub fn run_apply(&mut self, job: &ApplyJob) -> Result<Action, StorageError> {
+    /// `None` when the group has been destroyed meanwhile.
+    pub fn run_apply(&mut self, job: &ApplyJob) -> Result<Option<Action>, StorageError> {
         let batch = self.applier.apply(job.group, &job.entries)?;
-        Ok(Action::Applied { batch: Box::new(batch) })
+        Ok(batch.map(|batch| Action::Applied { batch: Box::new(batch) }))
     }
 
     pub fn read_log(&self, read: &LogRead) -> Result<Action, StorageError> {

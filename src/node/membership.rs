@@ -3,8 +3,9 @@
 
 use crate::codec::member::{decode_member, encode_member};
 use crate::codec::reader::Reader;
-use crate::codec::varint::{put_bool, put_strings, put_varint};
-use crate::multiraft::root::{RootChange, RootState};
+use crate::codec::varint::{put_bool, put_bytes, put_strings, put_varint};
+use crate::multiraft::change::{JOINT_CHANGES_MAX, RootChange};
+use crate::multiraft::root::RootState;
 use crate::types::{ApiError, ClusterId, Member, NodeId};
 use bytes::{Bytes, BytesMut};
 use sha1::{Digest, Sha1};
@@ -29,6 +30,17 @@ pub enum MembershipChange {
         id: NodeId,
         peer_urls: Vec<String>,
     },
+    /// A voter becomes a learner; as part of a joint change.
+    Demote {
+        id: NodeId,
+    },
+    /// Several members at once, through a joint configuration. Without `auto_leave` that is in
+    /// force until `LeaveJoint`.
+    Joint {
+        changes: Vec<MembershipChange>,
+        auto_leave: bool,
+    },
+    LeaveJoint,
 }
 
 /// etcd's member id: the head of SHA-1 over the sorted peer URLs, the token, and for members
@@ -123,7 +135,30 @@ pub fn check_change(
             peer_urls.sort();
             RootChange::UpdatePeerUrls { id, peer_urls }
         }
+        MembershipChange::Demote { id } => RootChange::Demote(id),
+        MembershipChange::Joint { changes, auto_leave } => {
+            if changes.len() > JOINT_CHANGES_MAX {
+                return Err(ApiError::TooManyRequests);
+            }
+            let plain = |change| match change {
+                MembershipChange::Joint { .. } | MembershipChange::LeaveJoint => {
+                    Err(ApiError::MemberNotFound)
+                }
+                // Whether the whole leaves the cluster healthy is looked at below: one step of a
+                // replacement alone may not.
+                other => check_change(root, other, &Health { strict: false, ..health.clone() }),
+            };
+            let changes = changes.into_iter().map(plain).collect::<Result<Vec<_>, _>>()?;
+            let change = RootChange::Joint { changes, auto_leave };
+            root.check(&change)?;
+            if health.strict {
+                check_joint(root, &change, health)?;
+            }
+            change
+        }
+        MembershipChange::LeaveJoint => RootChange::LeaveJoint,
     };
+    // A voter becomes a learner only together with other changes.
     root.check(&change)?;
     Ok(change)
 }
@@ -186,6 +221,29 @@ fn check_remove(root: &RootState, id: NodeId, health: &Health) -> Result<(), Api
     Ok(())
 }
 
+/// A joint change needs a quorum of the voters it starts from, and of those it leads to, among
+/// the members that are connected; new ones cannot be yet.
+fn check_joint(root: &RootState, change: &RootChange, health: &Health) -> Result<(), ApiError> {
+    let RootChange::Joint { changes, .. } = change else { return Ok(()) };
+    let before: BTreeSet<NodeId> = root.voters().map(|member| member.id).collect();
+    let mut after = before.clone();
+    for change in changes {
+        match change {
+            RootChange::Add(member) if !member.is_learner => after.insert(member.id),
+            RootChange::Promote(id) => after.insert(*id),
+            RootChange::Remove(id) | RootChange::Demote(id) => after.remove(id),
+            _ => true,
+        };
+    }
+    for voters in [before, after] {
+        let active = voters.iter().filter(|id| health.connected.contains(id)).count();
+        if active < quorum(voters.len()) {
+            return Err(ApiError::Unhealthy);
+        }
+    }
+    Ok(())
+}
+
 fn check_promote(root: &RootState) -> Result<(), ApiError> {
     let voters = root.voters().count();
     let started = root.voters().filter(|member| is_started(member)).count() + 1;
@@ -222,6 +280,19 @@ pub fn encode_change(change: &MembershipChange) -> Bytes {
             let row = Member { id: *id, peer_urls: peer_urls.clone(), ..Member::default() };
             encode_member(&row, &mut out);
         }
+        MembershipChange::Demote { id } => {
+            put_varint(&mut out, 5);
+            put_varint(&mut out, id.0);
+        }
+        MembershipChange::Joint { changes, auto_leave } => {
+            put_varint(&mut out, 6);
+            put_bool(&mut out, *auto_leave);
+            put_varint(&mut out, changes.len() as u64);
+            for change in changes {
+                put_bytes(&mut out, &encode_change(change));
+            }
+        }
+        MembershipChange::LeaveJoint => put_varint(&mut out, 7),
     }
     out.freeze()
 }
@@ -240,6 +311,19 @@ pub fn decode_change(bytes: &Bytes) -> Option<MembershipChange> {
             let row = decode_member(&mut reader).ok()?;
             MembershipChange::UpdatePeerUrls { id: row.id, peer_urls: row.peer_urls }
         }
+        5 => MembershipChange::Demote { id: NodeId(reader.varint("member id").ok()?) },
+        6 => {
+            let auto_leave = reader.bool("auto-leave flag").ok()?;
+            let changes = reader.list(1, "changes", |r| r.bytes("change")).ok()?;
+            let plain = |bytes: &Bytes| {
+                // One level is all there is: no stack is spent on what a peer makes up.
+                let joint = bytes.first().is_some_and(|tag| *tag == 6);
+                if joint { None } else { decode_change(bytes) }
+            };
+            let changes = changes.iter().map(plain).collect::<Option<Vec<_>>>()?;
+            MembershipChange::Joint { changes, auto_leave }
+        }
+        7 => MembershipChange::LeaveJoint,
         _ => return None,
     })
 }
@@ -278,6 +362,14 @@ mod tests {
             MembershipChange::Remove { id: NodeId(7) },
             MembershipChange::Promote { id: NodeId(8) },
             MembershipChange::UpdatePeerUrls { id: NodeId(9), peer_urls: urls("http://b:2") },
+            MembershipChange::LeaveJoint,
+            MembershipChange::Joint {
+                changes: vec![
+                    MembershipChange::Remove { id: NodeId(7) },
+                    MembershipChange::Demote { id: NodeId(8) },
+                ],
+                auto_leave: true,
+            },
         ] {
             assert_eq!(decode_change(&encode_change(&change)), Some(change));
         }

@@ -23,6 +23,7 @@ pub mod boot;
 mod changes;
 pub mod core;
 mod fetch;
+mod groups;
 pub mod handle;
 mod leases;
 pub mod lessor;

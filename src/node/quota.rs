@@ -19,9 +19,11 @@ pub fn changes_data(command: &Command) -> bool {
         | Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. } => true,
         Command::Txn(txn) => has_write(&txn.success) || has_write(&txn.failure),
-        Command::LeaseCheckpoint { .. } | Command::Alarm(_) | Command::PublishMember { .. } => {
-            false
-        }
+        Command::LeaseCheckpoint { .. }
+        | Command::Alarm(_)
+        | Command::PublishMember { .. }
+        | Command::CreateGroup
+        | Command::DestroyGroup { .. } => false,
     }
 }
 

@@ -131,7 +131,7 @@ impl Core {
 
     /// Whether a request may begin at all.
     pub(super) fn check_open(&self, group: GroupId) -> Result<(), ApiError> {
-        if self.stopping_since_ms.is_some() {
+        if self.is_leaving() {
             return Err(ApiError::Stopped);
         }
         if !self.groups.contains_key(&group) {
@@ -296,6 +296,8 @@ impl Core {
                 Ok(Answer::KeptAlive { ttl_seconds })
             }
             (_, Ok(Outcome::Reply(reply))) => Ok(Answer::Applied { reply, revision, index, term }),
+            // The removal itself comes later, under the same request.
+            (_, Ok(Outcome::Departing)) => return,
             (_, Ok(Outcome::Members { member, members })) => {
                 Ok(Answer::Members { member, members })
             }
@@ -391,7 +393,7 @@ impl Core {
     }
 
     pub(super) fn read(&mut self, group: GroupId, token: Token) {
-        if self.stopping_since_ms.is_some() {
+        if self.is_leaving() {
             return self.reply(token, Err(ApiError::Stopped));
         }
         let (start_ms, deadline_ms) = (self.now_ms, self.now_ms + self.config.request_ms());

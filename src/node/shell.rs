@@ -413,8 +413,9 @@ impl ApplierTask {
                     observer.applying(job.group, &job.entries);
                 }
                 let began = self.shared.io.clock.now();
-                let batch = self.applier.apply(job.group, &job.entries)?;
-                self.applied(batch);
+                if let Some(batch) = self.applier.apply(job.group, &job.entries)? {
+                    self.applied(batch);
+                }
                 let took = self.shared.io.clock.now() - began;
                 if took > SLOW_APPLY {
                     self.shared.metrics.slow_applies.fetch_add(1, Ordering::Relaxed);
@@ -476,14 +477,19 @@ impl ApplierTask {
 
     /// Publishes what a batch did: the state first, then the answers, then the events.
     fn applied(&self, mut batch: AppliedBatch) {
-        let Some(slot) = self.shared.groups.get(&batch.group) else { return };
-        *lock(&slot.view) = batch.view.clone();
-        slot.applied.store(batch.index.0, Ordering::Release);
+        // A group that was created since the start has no clients here: nothing leads to it yet.
+        let slot = self.shared.groups.get(&batch.group);
+        if let Some(slot) = slot {
+            *lock(&slot.view) = batch.view.clone();
+            slot.applied.store(batch.index.0, Ordering::Release);
+        }
         *lock(&self.shared.pressure) = batch.pressure;
         for entry in &batch.results {
             self.answer(entry);
         }
-        lock(&slot.watches).publish(&mut batch);
+        if let Some(slot) = slot {
+            lock(&slot.watches).publish(&mut batch);
+        }
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
     }
 
@@ -498,7 +504,7 @@ impl ApplierTask {
                 term: entry.term,
             }),
             // The core has its own part in these.
-            Ok(Outcome::Members { .. }) => return,
+            Ok(Outcome::Members { .. } | Outcome::Departing) => return,
             Err(error) => Err(error.clone()),
         };
         self.shared.waiters.answer(Token(entry.id.seq), answer);

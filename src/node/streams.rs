@@ -206,7 +206,8 @@ impl Streams {
                         "local-member-id" = %self.node,
                         "the member has been permanently removed from the cluster"
                     );
-                    shared.end(Ended::Removed);
+                    // It goes once nobody depends on what it alone knows.
+                    shared.core.send(Action::ToldRemoved { by: peer });
                 }
                 _ => {}
             },

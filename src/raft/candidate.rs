@@ -71,12 +71,10 @@ pub fn on_pre_vote(
         return;
     }
     core.send_in_term(from, answer_term, body, fx);
-    if !granted {
-        tell_commit(core, from, last_index, fx);
-    }
+    tell_commit(core, from, last_index, fx);
 }
 
-/// Along with a refusal goes what is known to be committed, as far as the candidate's log goes.
+/// Along with a pre-vote's answer and a vote's refusal goes what is known to be committed, as far as the candidate's log goes.
 ///
 /// Without it a change of membership can end in a deadlock. Voters 1 and 3; 3 leads, and removes
 /// itself:
@@ -86,7 +84,9 @@ pub fn on_pre_vote(
 /// 4. But 3 has later entries in its log, never committed, so it refuses; and being no member it
 ///    never campaigns.
 ///
-/// That the change is committed is a fact whoever tells it, and all that 1 lacks.
+/// That the change is committed is a fact whoever tells it, and all that 1 lacks. With the answer
+/// "yes" it goes as well: whoever would get the vote may still not win under a configuration
+/// that, as the voter knows, is over.
 pub fn tell_commit(core: &Core, to: NodeId, last: LogIndex, fx: &mut Effects) {
     let index = core.commit().min(last);
     if let Some(term) = core.log.term(index)

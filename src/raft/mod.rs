@@ -104,7 +104,7 @@ mod gate;
 mod log;
 mod note;
 mod progress;
-mod quorum;
+pub mod quorum;
 mod read_index;
 
 #[cfg(test)]

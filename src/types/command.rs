@@ -3,7 +3,7 @@
 //! `Command` is what goes through the log: everything apply needs is inside, clock readings
 //! included. The request structs are shared with reads, which do not go through the log.
 
-use super::ids::{Incarnation, LeaseId, NodeId, RequestId, Term};
+use super::ids::{GroupId, Incarnation, LeaseId, NodeId, RequestId, Term};
 use super::range::KeyRange;
 use bytes::Bytes;
 
@@ -41,6 +41,12 @@ pub enum Command {
         name: String,
         client_urls: Vec<String>,
         incarnation: Incarnation,
+    },
+    /// A further keyspace, in the catalogue of the root group. It gets the next id ever.
+    CreateGroup,
+    /// A keyspace and all that is in it goes away, on every node. Root group only.
+    DestroyGroup {
+        group: GroupId,
     },
 }
 

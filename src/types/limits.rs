@@ -18,6 +18,8 @@ pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// Proposals waiting between the API and the core; beyond it: "too many requests" (etcd: 5,000
 /// committed but unapplied; ours counts everything not yet answered).
 pub const PENDING_PROPOSALS_MAX: usize = 16_384;
+/// Groups of one cluster that exist at a time: each costs a replica's state on every node.
+pub const GROUPS_MAX: usize = 4_096;
 /// Read-index requests (each usually a batch of client reads) waiting at one replica of a group.
 pub const READS_PENDING_MAX: usize = 4_096;
 /// Committed entry bytes handed to the applier and not yet applied, per group.

@@ -1,7 +1,7 @@
 //! What a keyspace answers.
 
 use super::command::AlarmKind;
-use super::ids::{LeaseId, NodeId};
+use super::ids::{GroupId, LeaseId, NodeId};
 use bytes::Bytes;
 
 /// One version of one key (etcd's `mvccpb.KeyValue`).
@@ -60,6 +60,8 @@ pub enum Reply {
     LeaseCheckpoint,
     Alarm(Vec<(NodeId, AlarmKind)>),
     PublishMember,
+    CreateGroup { group: GroupId },
+    DestroyGroup,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

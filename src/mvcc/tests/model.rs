@@ -208,7 +208,11 @@ impl Model {
         };
         let writes = !matches!(
             command,
-            Command::Alarm(_) | Command::LeaseCheckpoint { .. } | Command::PublishMember { .. }
+            Command::Alarm(_)
+                | Command::LeaseCheckpoint { .. }
+                | Command::PublishMember { .. }
+                | Command::CreateGroup
+                | Command::DestroyGroup { .. }
         );
         if writes && raised(AlarmKind::Corrupt) {
             return Some(ApiError::Corrupt);
@@ -301,6 +305,7 @@ impl Model {
                 })
             }
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
         })
     }
 

@@ -259,7 +259,7 @@ impl Cluster {
             node.todo.push_back(member.read_log(read).expect("no faults"));
         }
         for job in &output.applies {
-            node.todo.push_back(member.run_apply(job).expect("no faults"));
+            node.todo.extend(member.run_apply(job).expect("no faults"));
         }
         for (group, to) in output.pins {
             node.todo.push_back(member.pin(group, to).expect("no faults"));

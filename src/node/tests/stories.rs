@@ -347,7 +347,7 @@ fn members_come_as_learners_and_go() {
     let token =
         cluster.ask(follower, |token| Action::Membership { token, change: promote.clone() });
     assert_eq!(cluster.wait(token), Err(ApiError::LearnerNotReady));
-    cluster.add(new, id, Founding::Join { groups: vec![] }, 4);
+    cluster.add(new, id, Founding::Join, 4);
     cluster.converge(1);
     assert_eq!(cluster.value(new, ROOT, "k7").unwrap(), "v");
     cluster.run(1_000);
