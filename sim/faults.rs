@@ -433,7 +433,7 @@ impl Nemesis {
             }
             Fault::Flapping => Act::Flap {
                 member,
-                other: (c % 2 == 0).then_some(other),
+                other: c.is_multiple_of(2).then_some(other),
                 // Around half the election timeout: about when a follower gives a leader up.
                 period_us: plan.election_us() * (2 + c / 2 % 9) / 8,
                 turns: 4 + c % 12,

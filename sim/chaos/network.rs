@@ -86,7 +86,7 @@ impl World {
         let group = self.group_by(draw);
         self.counters.fired(Fault::GroupPartition);
         let n = self.slots.len();
-        let one_way = draw / 64 % 4 == 0;
+        let one_way = (draw / 64).is_multiple_of(4);
         for a in 0..n {
             for b in 0..n {
                 let (from, to) = (side >> a & 1, side >> b & 1);

@@ -113,7 +113,7 @@ impl World {
     /// Down and up again, `turns` times; the first turn may choose a leader to do it to.
     pub(super) fn flap(&mut self, member: usize, other: Option<usize>, period_us: u64, turns: u64) {
         let group = self.group_by(turns);
-        let fresh = turns % 2 == 0;
+        let fresh = turns.is_multiple_of(2);
         let member = self.leader_of(group).filter(|_| fresh && other.is_none()).unwrap_or(member);
         let peers: Vec<usize> = match other {
             Some(other) => vec![other],

@@ -364,9 +364,7 @@ impl RootState {
                     let departing = decode_context(&value);
                     root.departing = Some(departing.ok_or_else(|| damaged("an unknown change"))?);
                 }
-                tag => {
-                    root.catalogue.load_row(tag, number, &value).map_err(|found| damaged(found))?
-                }
+                tag => root.catalogue.load_row(tag, number, &value).map_err(damaged)?,
             }
         }
         Ok(root)
