@@ -124,7 +124,7 @@ impl World {
         self.quiet = true;
         let end = self.now_us + self.bound_us();
         let even = |w: &World| {
-            w.clients.iter().all(|c| c.open.is_none())
+            w.clients.iter().all(|c| c.open.is_empty())
                 && core.iter().filter(|m| !w.is_removed(**m)).all(|m| {
                     w.slots[*m].live.as_ref().is_some_and(|live| {
                         w.groups().into_iter().all(|group| {

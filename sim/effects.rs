@@ -34,6 +34,8 @@ kinds! {
     Background "background",
     Serve "serve",
     Install "install",
+    Publish "publish",
+    Upkeep "watch-upkeep",
     // What they do.
     Send "send",
     QueueLogWrite "queue-log-write",

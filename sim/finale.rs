@@ -22,8 +22,10 @@ impl World {
         self.serve_again()?;
         self.quiet = true;
         self.settle()?;
+        // At once: leases go on to end as time goes by.
         self.compare_with_model()?;
         self.verify_stores()?;
+        self.watchers_catch_up(self.bound_us())?;
         // The power fails everywhere.
         self.note(|| "the power fails everywhere".to_owned());
         for m in 0..self.slots.len() {
@@ -38,7 +40,10 @@ impl World {
         }
         self.read_everything()?;
         self.settle()?;
-        self.compare_with_model()
+        self.compare_with_model()?;
+        self.watchers_catch_up(self.bound_us())?;
+        self.leases_run_out()?;
+        self.judge_from_outside()
     }
 
     pub fn heal_all(&mut self) -> Checked {
@@ -81,12 +86,12 @@ impl World {
     }
 
     /// Every member applies everything that is committed, and the wiped ones have stopped.
-    fn settle(&mut self) -> Checked {
+    pub fn settle(&mut self) -> Checked {
         let end = self.now_us + self.bound_us();
         let even = |w: &World| {
             let groups = w.groups();
             let root = &w.roster.root;
-            w.clients.iter().all(|c| c.open.is_none())
+            w.clients.iter().all(|c| c.open.is_empty())
                 // Whoever was to leave has left, and nothing else is under way.
                 && root.departing.is_none()
                 && w.is_membership_quiet()
@@ -131,7 +136,7 @@ impl World {
                 .collect();
             let committed: Vec<u64> =
                 self.groups().into_iter().map(|g| self.safety.committed_index(g).0).collect();
-            let open: Vec<_> = self.clients.iter().filter_map(|c| c.open).collect();
+            let open: Vec<_> = self.clients.iter().map(|c| c.open.clone()).collect();
             return broken(
                 "not-converged",
                 format!(
@@ -145,7 +150,7 @@ impl World {
     }
 
     /// The whole content of every replica, looked at from inside.
-    fn compare_with_model(&mut self) -> Checked {
+    pub fn compare_with_model(&mut self) -> Checked {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         let mut hashes = BTreeMap::new();
@@ -232,7 +237,7 @@ impl World {
                     self.clients[0].member = m;
                     self.start_call(0, group, Call::Range(everything.clone()));
                     let wait = self.now_us + self.plan.timeout_us + SECOND;
-                    self.run_to(wait, |w| w.clients[0].open.is_none())?;
+                    self.run_to(wait, |w| w.clients[0].open.is_empty())?;
                     let pause = self.now_us + self.plan.tick_us;
                     self.run_until(pause)?;
                 }

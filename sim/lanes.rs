@@ -4,7 +4,7 @@
 use crate::effects::Effect;
 use crate::member::{Job, Work};
 use crate::safety::{Checked, broken};
-use crate::world::{Event, World};
+use crate::world::{Event, UPKEEP_US, World};
 use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::snapshots::InstallOutcome;
 use quorate::node::Action;
@@ -31,6 +31,8 @@ impl World {
             Work::Background => Effect::Background,
             Work::Serve => Effect::Serve,
             Work::Install => Effect::Install,
+            Work::Publish => Effect::Publish,
+            Work::Upkeep => Effect::Upkeep,
         };
         self.step(m, step);
         let done = match work {
@@ -42,6 +44,16 @@ impl World {
             Work::Background => self.background(m),
             Work::Serve => self.serve(m),
             Work::Install => self.install_step(m),
+            Work::Publish => {
+                self.publish(m)?;
+                Ok(())
+            }
+            Work::Upkeep => {
+                let p = self.slots[m].process;
+                self.after(UPKEEP_US, Event::Work { m, p, work });
+                self.watch_upkeep(m)?;
+                Ok(())
+            }
         };
         if let Err(error) = done {
             let doing = format!("{work:?}");
@@ -198,6 +210,24 @@ impl World {
         if let Some(root) = &batch.root {
             self.on_root(m, batch.index, root)?;
         }
+        self.compare_replica(m, group, index)?;
+        // Readers see it from here on; watchers and the core hear of it in a moment, and the
+        // applier does nothing else until then.
+        let p = self.slots[m].process;
+        let live = self.live(m);
+        live.applying = true;
+        live.publishing = Some(batch);
+        self.after(HAND_OVER_US, Event::Work { m, p, work: Work::Publish });
+        Ok(())
+    }
+
+    fn publish(&mut self, m: usize) -> Checked {
+        let live = self.live(m);
+        live.applying = false;
+        let mut batch = live.publishing.take().expect("a batch waits to be published");
+        let group = batch.group;
+        live.publish(&mut batch);
+        self.pump_group(m, group)?;
         self.tell(m, Action::Applied { batch: Box::new(batch) });
         Ok(())
     }

@@ -31,6 +31,8 @@ mod tape;
 mod text;
 mod tier2;
 mod trace;
+mod watch;
+mod wgl;
 mod workload;
 mod world;
 

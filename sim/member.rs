@@ -2,14 +2,16 @@
 //! the queues between them in plain sight.
 
 use crate::coverage::{Facet, conf_kind, peer_phase, role};
-use crate::history::{Answer, Call};
+use crate::history::{Answer, Call, LeaseRow};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
 use crate::trace::hash_bytes;
-use bytes::{Bytes, BytesMut};
+use crate::watch::WatchPlan;
+use bytes::BytesMut;
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
 use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
+use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::checkpoint::CheckpointPolicy;
 use quorate::multiraft::root::RootState;
 use quorate::multiraft::snapshots::{InstallReady, InstallStep};
@@ -19,16 +21,15 @@ use quorate::multiraft::{
 };
 use quorate::mvcc::ReadError;
 use quorate::node::{
-    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, boot,
+    Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, WatchRoom, boot,
 };
 use quorate::raft::Role;
 use quorate::transport::handshake::{decode_hello, encode_hello};
 use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
-use quorate::types::command::RangeRequest;
+use quorate::types::command::{AlarmKind, RangeRequest};
 use quorate::types::reply::RangeReply;
 use quorate::types::{
-    ApiError, ClusterId, GroupId, Incarnation, LeaseId, LogIndex, Member as MemberRow, NodeId,
-    StorageError,
+    ApiError, ClusterId, GroupId, Incarnation, LogIndex, Member as MemberRow, NodeId, StorageError,
 };
 use quorate::wal::{GroupLog, Wal, WalOptions};
 use std::collections::{BTreeMap, VecDeque};
@@ -87,6 +88,10 @@ pub enum Work {
     Install,
     /// Ends the core's turn: what was handled since the last one leaves together.
     Turn,
+    /// What was applied is told to watchers and to the core.
+    Publish,
+    /// Progress that is due, and watchers that read the past.
+    Upkeep,
 }
 
 impl Work {
@@ -100,6 +105,8 @@ impl Work {
             Work::Serve => "serve snapshot",
             Work::Install => "install snapshot",
             Work::Turn => "turn",
+            Work::Publish => "publish",
+            Work::Upkeep => "watch upkeep",
         }
     }
 }
@@ -133,6 +140,10 @@ pub struct Live {
     pub in_background: bool,
     pub spare_wanted: bool,
     pub turn_due: bool,
+    /// Applied and visible to readers, not yet published.
+    pub publishing: Option<AppliedBatch>,
+    rooms: BTreeMap<GroupId, WatchRoom>,
+    watch: WatchPlan,
 }
 
 /// What a power failure right after the start would leave.
@@ -157,6 +168,7 @@ impl Live {
         core.healthy_ms = 5 * core.tick_ms;
         core.learners_max = 2;
         core.pre_vote = plan.pre_vote;
+        core.quota_bytes = plan.quota_bytes;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
         core.trim = TrimPolicy {
             keep_entries: plan.trim_keep_entries,
@@ -214,7 +226,14 @@ impl Live {
             in_background: false,
             spare_wanted: false,
             turn_due: false,
+            publishing: None,
+            rooms: BTreeMap::new(),
+            watch: plan.watch.clone(),
         };
+        for group in live.applier.groups().collect::<Vec<_>>() {
+            let revision = live.applier.view(group).map_or(1, |view| view.revision());
+            live.open_room(group, revision);
+        }
         let root = live.core.root().clone();
         live.follow_root(&root);
         Ok((live, found))
@@ -252,6 +271,28 @@ impl Live {
     }
     pub fn group_ids(&self) -> Vec<GroupId> {
         self.core.group_ids().collect()
+    }
+
+    /// The group's watchers: the hub as production drives it.
+    pub fn room(&mut self, group: GroupId) -> Option<&mut WatchRoom> {
+        self.rooms.get_mut(&group)
+    }
+    /// Opens the room of a group that is new here; its present is `revision`.
+    fn open_room(&mut self, group: GroupId, revision: i64) {
+        let plan = &self.watch;
+        let mut room = WatchRoom::new(revision, plan.progress_ms);
+        room.set_bounds(plan.buffer_bytes, plan.records);
+        self.rooms.insert(group, room);
+    }
+    /// Tells the group's watchers what was applied.
+    pub fn publish(&mut self, batch: &mut AppliedBatch) {
+        match self.rooms.get_mut(&batch.group) {
+            Some(room) => room.publish(batch),
+            None => self.open_room(batch.group, batch.revision),
+        }
+    }
+    pub fn rooms(&self) -> Vec<GroupId> {
+        self.rooms.keys().copied().collect()
     }
 
     pub fn said(&self, group: GroupId) -> Option<Said> {
@@ -338,6 +379,10 @@ impl Live {
                 Ok(reply) => Ok(Answer::ReadTxn { reply, revision }),
                 Err(error) => failed(error),
             },
+            Call::Leases => {
+                let leases = self.read_leases(group)?;
+                Ok(Answer::Leases { leases, applied: self.applied(group) })
+            }
             _ => unreachable!("only reads are served from a view"),
         }
     }
@@ -356,18 +401,25 @@ impl Live {
     }
 
     /// Each lease with its TTL and its keys, in order of their ids.
-    pub fn leases(&self, group: GroupId) -> Vec<(LeaseId, i64, Vec<Bytes>)> {
+    pub fn leases(&self, group: GroupId) -> Vec<LeaseRow> {
+        self.read_leases(group).expect("leases can be read")
+    }
+
+    fn read_leases(&self, group: GroupId) -> Result<Vec<LeaseRow>, StorageError> {
         let view = self.applier.view(group).expect("every member has every group");
-        let infos = view.leases().expect("leases can be read");
-        let mut all: Vec<_> = infos
-            .into_iter()
-            .map(|info| {
-                let whole = view.lease(info.id, true).expect("leases can be read");
-                (info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default())
-            })
-            .collect();
+        let mut all = Vec::new();
+        for info in view.leases()? {
+            let whole = view.lease(info.id, true)?;
+            all.push((info.id, info.ttl_seconds, whole.map(|l| l.keys).unwrap_or_default()));
+        }
         all.sort();
-        all
+        Ok(all)
+    }
+
+    /// (revision, compact revision, alarms) of what is applied.
+    pub fn numbers(&self, group: GroupId) -> (i64, i64, Vec<(NodeId, AlarmKind)>) {
+        let view = self.applier.view(group).expect("every member has every group");
+        (view.revision(), view.compact_revision(), view.alarms(None))
     }
 
     /// HashKV at the newest revision: (hash, compact revision).

@@ -10,6 +10,7 @@ pub use crate::seed::Seed;
 use crate::swarm::{Swarm, is_idle_op};
 use crate::tape::Decision;
 use crate::text::{Field, field, field_of, parts};
+use crate::watch::WatchPlan;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -33,9 +34,15 @@ pub enum OpKind {
     LeaseRevoke,
     LeaseKeepAlive,
     LeasePut,
+    LeaseTtl,
+    /// LeaseLeases, with every lease's keys.
+    Leases,
+    Alarm,
+    /// The next step of a program over several calls.
+    Program,
 }
 
-pub const OP_KINDS: [OpKind; 14] = [
+pub const OP_KINDS: [OpKind; 18] = [
     OpKind::Put,
     OpKind::Get,
     OpKind::GetSerializable,
@@ -50,6 +57,10 @@ pub const OP_KINDS: [OpKind; 14] = [
     OpKind::LeaseRevoke,
     OpKind::LeaseKeepAlive,
     OpKind::LeasePut,
+    OpKind::LeaseTtl,
+    OpKind::Leases,
+    OpKind::Alarm,
+    OpKind::Program,
 ];
 
 field_of!(OpKind, OP_KINDS);
@@ -124,6 +135,11 @@ pub struct Plan {
     pub hot_keys: u64,
     pub cold_keys: u64,
     pub ops: BTreeMap<OpKind, u64>,
+    /// Calls that one client has open at a time.
+    pub pipeline: usize,
+    /// 0 is unlimited.
+    pub quota_bytes: u64,
+    pub watch: WatchPlan,
     // Chaos.
     pub delay: Delay,
     pub chaos_us: u64,
@@ -164,10 +180,13 @@ impl Plan {
             let weight = match kind {
                 OpKind::Put => 12,
                 OpKind::Get => 8,
-                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant => 1,
+                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant | OpKind::Alarm => 1,
+                OpKind::Program => 6,
                 _ => 3,
             };
             let on = kind == OpKind::Put || kind == OpKind::Get || load.chance(1, 2);
+            // A raised alarm stops most of the rest: few seeds have them.
+            let on = on && (kind != OpKind::Alarm || load.chance(1, 3));
             ops.insert(kind, if on { weight } else { 0 });
         }
         let swarm = Swarm::new(seed);
@@ -201,6 +220,9 @@ impl Plan {
             hot_keys: load.between(1, 4),
             cold_keys: pick(&mut load, &[8, 40, 200]),
             ops,
+            pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
+            quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
+            watch: WatchPlan::new(seed),
             delay: Delay {
                 min_us: pick(&mut chaos, &[50, 500, 2_000]),
                 mean_us: pick(&mut chaos, &[100, 1_000, 5_000]),
@@ -211,6 +233,11 @@ impl Plan {
             faults: swarm.faults,
             fault_gap_us: tick_us * swarm.gap_ticks,
         };
+        // A restored cluster has the alarms of the old one: it could not show that it serves.
+        if plan.on(Fault::Restored) {
+            plan.quota_bytes = 0;
+            plan.ops.insert(OpKind::Alarm, 0);
+        }
         if swarm.idle {
             plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
             plan.clients = plan.clients.min(2);

@@ -11,6 +11,8 @@ use crate::faults::Counters;
 use crate::plan::Seed;
 use crate::safety::Violation;
 use crate::tape::Tape;
+use crate::watch::Heard;
+use crate::world::Sampled;
 use quorate::types::map::Map;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -59,6 +61,8 @@ pub struct Totals {
     pub elections: u64,
     pub restarts: u64,
     pub snapshots: u64,
+    pub watched: Heard,
+    pub checked: Sampled,
     /// Hashes of the seeds that are to be the same elsewhere.
     pub twice: BTreeMap<Seed, (u64, u64)>,
     pub faults: Counters,
@@ -260,6 +264,8 @@ impl Board {
             totals.snapshots,
             totals.twice.len()
         );
+        println!("watched: {}", totals.watched);
+        println!("sampled: {}", totals.checked);
         println!(
             "{:.0} virtual seconds per core second, {:.0} events per core second",
             virtual_s / totals.core_s.max(1e-3),
@@ -332,6 +338,8 @@ impl Totals {
         self.elections += outcome.elections;
         self.restarts += outcome.restarts;
         self.snapshots += outcome.snapshots;
+        self.watched.add(outcome.watched);
+        self.checked.add(outcome.checked);
         self.faults.merge(&outcome.faults);
         effects::merge(&mut self.pairs, &outcome.pairs);
         for (name, count) in &outcome.probes {

@@ -4,13 +4,16 @@ use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
 use crate::trace::html;
-use crate::{history, model, safety, tape};
+use crate::{history, model, safety, tape, watch, wgl, workload};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
 const CONTROLS: &[(&str, fn())] = &[
     ("model", model::self_check),
     ("history", history::self_check),
     ("tape", tape::self_check),
+    ("watch", watch::self_check),
+    ("black box", wgl::self_check),
+    ("programs", workload::self_check),
     ("picture", html::self_check),
     ("canary", canary),
 ];

@@ -33,7 +33,8 @@ use crate::safety::Violation;
 use crate::tape::Tape;
 use crate::tier2;
 use crate::trace::Told;
-use crate::world::{self, Point};
+use crate::watch::Heard;
+use crate::world::{self, Point, Sampled};
 use args::{Args, Mode};
 use board::Board;
 use quorate::types::map::Set;
@@ -122,6 +123,8 @@ pub struct Outcome {
     pub elections: u64,
     pub restarts: u64,
     pub snapshots: u64,
+    pub watched: Heard,
+    pub checked: Sampled,
     pub faults: Counters,
     pub violation: Option<Violation>,
     /// The story as text, if it was kept.

@@ -134,7 +134,7 @@ pub async fn perform(line: Line, call: Call) -> Result<Told, Status> {
             let answer = answers.message().await?;
             Told::KeepAlive(answer.ok_or_else(|| Status::unknown("the stream ended"))?)
         }
-        Call::Write(other) => unreachable!("no RPC proposes {other:?}"),
+        other => unreachable!("this tier's plan has no {other:?}"),
     })
 }
 

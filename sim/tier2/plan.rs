@@ -1,7 +1,7 @@
 //! What a seed of whole servers draws: tier 1's limits and workload, and faults of its own.
 
 use crate::faults::Fault;
-use crate::plan::{MS, Plan, SECOND, Seed};
+use crate::plan::{MS, OpKind, Plan, SECOND, Seed};
 use std::collections::BTreeMap;
 
 /// Every fault that whole servers can meet.
@@ -31,6 +31,12 @@ pub fn plan(seed: &Seed) -> Plan {
     let mut plan = Plan::of(seed);
     let mut rng = seed.stream("plan-servers");
     plan.groups = 1;
+    // Programs and questions about leases and alarms are tier 1's: clients here have one call at a
+    // time and remember no more than what it answered.
+    for kind in [OpKind::Program, OpKind::Alarm, OpKind::LeaseTtl, OpKind::Leases] {
+        plan.ops.insert(kind, 0);
+    }
+    plan.quota_bytes = 0;
     plan.members = if rng.chance(4, 5) { 3 } else { 5 };
     plan.chaos_us = rng.between(6, 16) * SECOND;
     plan.think_us = plan.think_us.max(5 * MS);

@@ -135,8 +135,8 @@ pub fn call(call: &Call) -> String {
         Call::Range(r) => read(r),
         Call::ReadTxn(t) => txn(t),
         Call::KeepAlive(id) => format!("keep lease {id} alive"),
-        #[allow(unreachable_patterns, reason = "calls to come")]
-        other => format!("{other:?}"),
+        Call::LeaseTtl(id) => format!("time to live of lease {id}"),
+        Call::Leases => "list leases".to_owned(),
     }
 }
 
@@ -195,8 +195,12 @@ pub fn answer(answer: &Answer) -> String {
         Answer::ReadTxn { reply, revision } => format!("{} (rev {revision})", txn_reply(reply)),
         Answer::KeptAlive { ttl_seconds } => format!("{ttl_seconds} s left"),
         Answer::Failed { error, .. } => format!("{error:?}"),
-        #[allow(unreachable_patterns, reason = "answers to come")]
-        other => format!("{other:?}"),
+        Answer::LeaseTtl { granted_seconds, remaining_seconds } => {
+            format!("{remaining_seconds} s of {granted_seconds} left")
+        }
+        Answer::Leases { leases, applied } => {
+            format!("{} leases (log {applied})", leases.len())
+        }
     }
 }
 

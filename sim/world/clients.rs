@@ -4,10 +4,12 @@ use super::World;
 use super::event::Event;
 use super::slot::Condition;
 use crate::history::{Answer, Call, CallId};
-use crate::safety::Checked;
+use crate::safety::{Checked, ensure};
+use crate::workload::Open;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
 use quorate::types::{ApiError, GroupId};
 use std::rc::Rc;
+use std::sync::Arc;
 
 impl World {
     pub(super) fn ask(&mut self, c: usize) {
@@ -15,24 +17,34 @@ impl World {
             return;
         }
         if let Some((group, call)) = self.next_call(c) {
+            self.clients[c].step_leaves(group, &call, &mut self.promises);
             self.start_call(c, group, call);
+            // One event for each call, so that a tape finds the same ones.
+            if self.clients[c].open.len() < self.plan.pipeline {
+                self.ask_later(c);
+            } else {
+                self.clients[c].waits = true;
+            }
         }
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
         let m = self.clients[c].member;
         let id = self.history.begin(self.now_us, group, call.clone());
+        let what = Rc::new(call);
         self.callers.insert(id, c);
-        if !call.is_serializable() {
+        if !what.is_serializable() {
             self.call_began.insert(id, self.now_us);
         }
+        let open =
+            Open { group, member: m, began_us: self.now_us, call: Arc::new(Call::clone(&what)) };
+        self.clients[c].open.insert(id, open);
         let due = self.phase_began_us + self.plan.election_us() * 9;
         let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
-        if self.phase.is_some() && self.now_us >= due && in_time && !call.is_serializable() {
+        if self.phase.is_some() && self.now_us >= due && in_time && !what.is_serializable() {
             self.phase_asked.insert(group);
         }
-        self.clients[c].open = Some((id, group.0));
-        self.trace.call(self.now_us, c, m, group, id, &call);
+        self.trace.call(self.now_us, c, m, group, id, &what);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -41,7 +53,7 @@ impl World {
         }
         let p = slot.process;
         let delay = self.travel.between(20, 800);
-        self.after(delay, Event::Request { m, p, call: id, group, what: Rc::new(call) });
+        self.after(delay, Event::Request { m, p, call: id, group, what });
     }
 
     pub(super) fn request(
@@ -61,6 +73,7 @@ impl World {
             Call::KeepAlive(lease) => {
                 self.act(m, Action::KeepAlive { group, token, lease: *lease })
             }
+            Call::LeaseTtl(lease) => self.act(m, Action::LeaseTtl { group, token, lease: *lease }),
             read if read.is_serializable() => self.read_now(m, call, group, what),
             _ => {
                 self.slots[m].reads.insert(call, (group, what.clone()));
@@ -72,7 +85,10 @@ impl World {
     /// Reads the member's own newest state.
     fn read_now(&mut self, m: usize, call: CallId, group: GroupId, what: &Call) -> Checked {
         match self.live(m).read(group, what) {
-            Ok(answer) => self.answer(call, answer),
+            Ok(answer) => {
+                self.leases_as_committed(m, group, &answer)?;
+                self.answer(call, answer);
+            }
             Err(error) => return self.storage_error(m, "read", &error),
         }
         Ok(())
@@ -99,6 +115,10 @@ impl World {
             (Ok(CoreAnswer::KeptAlive { ttl_seconds }), _) => {
                 self.answer(call, Answer::KeptAlive { ttl_seconds });
             }
+            (Ok(CoreAnswer::LeaseTtl { granted_seconds, remaining_seconds }), _) => {
+                let answer = Answer::LeaseTtl { granted_seconds, remaining_seconds };
+                self.answer(call, answer);
+            }
             (Ok(other), _) => self.note(|| format!("{m} answers call {call}: {other:?}")),
             (Err(error), _) => {
                 let never = crate::member::is_never(&error);
@@ -116,13 +136,10 @@ impl World {
     }
 
     pub(super) fn reply(&mut self, c: usize, call: CallId, answer: Answer) -> Checked {
-        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
-            return Ok(());
-        }
+        let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
+        let group = open.group;
         self.trace.word(call);
         self.trace.call_ends(self.now_us, call, &answer);
-        let (_, group) = self.clients[c].open.take().expect("just looked");
-        let group = GroupId(group);
         let began = self.call_began.remove(&call);
         if !matches!(answer, Answer::Failed { .. })
             && began.is_some_and(|at| at >= self.phase_began_us)
@@ -130,25 +147,40 @@ impl World {
             *self.phase_acks.entry(group).or_default() += 1;
         }
         self.clients[c].heard(group, &answer);
+        self.clients[c].step_answered(
+            open.began_us,
+            self.now_us,
+            &open.call,
+            &answer,
+            &mut self.promises,
+        )?;
+        if matches!(answer, Answer::Failed { never: false, .. }) {
+            self.clients[c].try_again(group, &open.call);
+        }
         if matches!(answer, Answer::Failed { .. }) {
             self.move_on(c);
         }
         self.history.end(self.now_us, call, answer)?;
-        self.ask_later(c);
+        if std::mem::take(&mut self.clients[c].waits) {
+            self.ask_later(c);
+        }
         Ok(())
     }
 
     pub(super) fn give_up(&mut self, c: usize, call: CallId) -> Checked {
-        if self.clients[c].open.is_none_or(|(open, _)| open != call) {
-            return Ok(());
-        }
+        let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
         self.trace.call_given_up(self.now_us, call);
-        self.clients[c].open = None;
         self.history.abandon(call);
+        self.clients[c].try_again(open.group, &open.call);
         self.call_began.remove(&call);
-        let m = self.clients[c].member;
-        self.move_on(c);
-        self.ask_later(c);
+        let m = open.member;
+        // Of several open calls the first that fails sends the client away.
+        if self.clients[c].member == m {
+            self.move_on(c);
+        }
+        if std::mem::take(&mut self.clients[c].waits) {
+            self.ask_later(c);
+        }
         if self.slots[m].live.is_some() {
             self.slots[m].reads.remove(&call);
             let p = self.slots[m].process;
@@ -158,10 +190,29 @@ impl World {
         Ok(())
     }
 
+    /// A member that is as far as anybody has exactly the committed leases and keys on them.
+    fn leases_as_committed(&self, m: usize, group: GroupId, answer: &Answer) -> Checked {
+        let Answer::Leases { leases, applied } = answer else { return Ok(()) };
+        if *applied != self.safety.committed_index(group) {
+            return Ok(());
+        }
+        let expected = self.history.model(group).leases();
+        ensure!(
+            *leases == expected,
+            "replica-leases",
+            "member {m} group {group} at {applied}: leases {leases:?}, expected {expected:?}"
+        );
+        Ok(())
+    }
+
     /// The client tries another member of those it knows of: the cluster's.
     fn move_on(&mut self, c: usize) {
-        let known: Vec<usize> = (0..self.slots.len()).filter(|m| self.is_member(*m)).collect();
+        let known = self.members_known();
         self.clients[c].move_on(&known);
+    }
+
+    pub(super) fn members_known(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|m| self.is_member(*m)).collect()
     }
 
     fn ask_later(&mut self, c: usize) {

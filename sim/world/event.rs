@@ -1,5 +1,6 @@
 //! What can happen, and when: the items of the heap.
 
+use super::watches::Watching;
 use crate::faults::{Act, Fault};
 use crate::history::{Answer, Call, CallId};
 use crate::member::Work;
@@ -93,6 +94,7 @@ pub enum Event {
         m: usize,
     },
     EndOfPhase,
+    Watching(Watching),
 }
 
 pub(super) struct Item {
@@ -150,6 +152,7 @@ impl Event {
             Event::EndOfPhase => (10, None),
             Event::Act { .. } => (13, None),
             Event::Wake { .. } => (14, None),
+            Event::Watching(_) => (15, None),
         }
     }
 

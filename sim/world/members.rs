@@ -17,6 +17,9 @@ use quorate::raft::Role;
 use quorate::types::{ClusterId, EntryKind, NodeId, StorageError};
 use quorate::wal::Record;
 
+/// How often a member looks after watchers that no event wakes, as in production.
+pub const UPKEEP_US: u64 = 100 * MS;
+
 impl World {
     pub fn live(&mut self, m: usize) -> &mut Live {
         self.slots[m].live.as_mut().expect("the member is up")
@@ -95,6 +98,10 @@ impl World {
             self.safety.on_recovered(node, found)?;
         }
         self.after(1 + (process * 7_919) % self.plan.tick_us, Event::Tick { m, p: process });
+        if self.plan.watch.watchers > 0 {
+            let work = Work::Upkeep;
+            self.after(UPKEEP_US, Event::Work { m, p: process, work });
+        }
         self.end_turn(m)
     }
 
@@ -124,11 +131,11 @@ impl World {
                 self.after(500, Event::Tell { m: other, p, action });
             }
         }
+        self.break_streams(m);
         // Clients lose their connection.
         for c in 0..self.clients.len() {
-            if let Some((call, _)) = self.clients[c].open
-                && self.clients[c].member == m
-            {
+            let lost: Vec<_> = self.clients[c].open.iter().filter(|(_, o)| o.member == m).collect();
+            for call in lost.into_iter().map(|(call, _)| *call).collect::<Vec<_>>() {
                 self.after(300, Event::GiveUp { c, call });
             }
         }

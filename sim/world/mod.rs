@@ -7,6 +7,7 @@
 
 mod clients;
 pub mod clock;
+mod compare;
 mod crashes;
 mod decisions;
 mod event;
@@ -14,9 +15,12 @@ mod members;
 mod messages;
 mod slot;
 mod telling;
+mod watches;
 
+pub use compare::Sampled;
 pub use crashes::Point;
 pub use event::{Event, Process};
+pub use members::UPKEEP_US;
 pub use slot::{Condition, Gone, SLOTS_MAX, Slot};
 
 use crate::chaos::{Foreign, Roster};
@@ -32,7 +36,9 @@ use crate::safety::{Checked, Safety, Violation};
 use crate::seed;
 use crate::tape::{Decision, Script};
 use crate::trace::Trace;
-use crate::workload::Client;
+use crate::watch::{Heard, Watcher};
+use crate::workload::{Client, Promises};
+use compare::HashKvs;
 use event::Item;
 use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
@@ -44,6 +50,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// One seed in this many is judged from outside as well, and every one that is played alone.
+const BLACK_BOX_ONE_IN: u64 = 4;
+
 pub struct World {
     pub plan: Rc<Plan>,
     pub now_us: u64,
@@ -54,6 +63,15 @@ pub struct World {
     pub history: History,
     pub safety: Safety,
     pub clients: Vec<Client>,
+    pub promises: Promises,
+    pub watchers: Vec<Watcher>,
+    streams: BTreeMap<u64, watches::Stream>,
+    next_stream: u64,
+    watch_travel: Prng,
+    pub watched: Heard,
+    /// How much the sampled checkers have seen.
+    pub checked: Sampled,
+    hash_kvs: HashKvs,
     pub nemesis: Nemesis,
     pub roster: Roster,
     pub counters: Counters,
@@ -121,7 +139,10 @@ fn play_world(mut world: World) -> Outcome {
     world.tell_standing();
     let violation = match end {
         Ok(Ok(())) => None,
-        Ok(Err(violation)) => Some(violation),
+        Ok(Err(mut violation)) => {
+            world.second_opinion(&mut violation);
+            Some(violation)
+        }
         Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
     };
     // What has panicked may do so again when it is asked how it is.
@@ -142,6 +163,8 @@ fn play_world(mut world: World) -> Outcome {
         elections: world.safety.elections,
         restarts: world.restarts,
         snapshots: world.snapshots,
+        watched: world.watched,
+        checked: world.checked,
         faults: world.counters.clone(),
         violation,
         lines,
@@ -156,15 +179,30 @@ impl World {
         let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
         let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
+        let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
+        let mut history = History::new(plan.groups, plan.drift_ppm());
+        history.lease_grace(plan.election_us());
+        history.quota = plan.quota_bytes > 0;
+        if job.verbose || plan.seed.is_multiple_of(BLACK_BOX_ONE_IN) {
+            history.keep_record();
+        }
         World {
             now_us: 0,
             seq: 0,
             queue: BinaryHeap::new(),
             slots,
             net: Net::new(&plan, script.as_ref(), job.record),
-            history: History::new(plan.groups, plan.drift_ppm()),
+            history,
             safety: Safety::new(plan.groups, &founders),
             clients,
+            promises: Promises::new(plan.drift_ppm()),
+            watchers,
+            streams: BTreeMap::new(),
+            next_stream: 1,
+            watch_travel: plan.stream("watch-travel"),
+            watched: Heard::default(),
+            checked: Sampled::default(),
+            hash_kvs: HashKvs::default(),
             nemesis: Nemesis::new(&plan),
             roster: Roster::new(&plan),
             counters: Counters::default(),
@@ -233,6 +271,7 @@ impl World {
             let think = self.clients[c].think_us(&self.plan);
             self.plan_ask(c, think);
         }
+        self.start_watching();
         // The cluster first comes to life undisturbed, so that its members know each other's data
         // directories; disturbances of that are seeds' whose first fault comes early.
         self.nemesis.turn();
@@ -351,6 +390,7 @@ impl World {
             }
             Event::Restart { m } => self.restart(m),
             Event::EndOfPhase => self.end_phase(),
+            Event::Watching(step) => self.watching(step),
         }
     }
 }

@@ -54,4 +54,4 @@ pub use member::Member;
 pub use membership::MembershipChange;
 pub use portable::{SnapshotReader, SnapshotWriter};
 pub use restore::{RestoreConfig, RestoreError, RestoreSource, StoreSource, restore};
-pub use watching::WatchStream;
+pub use watching::{WatchRoom, WatchStream};

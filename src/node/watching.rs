@@ -26,14 +26,54 @@ const CATCH_UP_PASSES: usize = 64;
 pub struct WatchRoom {
     hub: Hub,
     wakers: BTreeMap<StreamId, Arc<Notify>>,
+    catch_up_records: usize,
 }
 
 impl WatchRoom {
     pub fn new(revision: i64, progress_interval_ms: u64) -> WatchRoom {
-        WatchRoom { hub: Hub::new(revision, progress_interval_ms), wakers: BTreeMap::new() }
+        WatchRoom {
+            hub: Hub::new(revision, progress_interval_ms),
+            wakers: BTreeMap::new(),
+            catch_up_records: CATCH_UP_RECORDS,
+        }
+    }
+    /// Smaller bounds, for simulations: a stream's buffer, and the records of one pass.
+    pub fn set_bounds(&mut self, buffer_bytes_max: usize, catch_up_records: usize) {
+        self.hub.set_buffer_bytes_max(buffer_bytes_max);
+        self.catch_up_records = catch_up_records;
     }
     pub fn counts(&self) -> HubCounts {
         self.hub.counts()
+    }
+
+    /// Opens a stream under an id that is never used again, and tells who wakes its owner.
+    pub fn open(&mut self, id: StreamId) -> Arc<Notify> {
+        let waker = Arc::new(Notify::new());
+        self.hub.open_stream(id);
+        self.wakers.insert(id, waker.clone());
+        waker
+    }
+    pub fn close(&mut self, id: StreamId) {
+        self.hub.close_stream(id);
+        self.wakers.remove(&id);
+    }
+    pub fn create(&mut self, id: StreamId, request: CreateRequest) {
+        self.hub.create(id, request);
+        self.wake();
+    }
+    pub fn cancel(&mut self, id: StreamId, watch_id: i64) {
+        self.hub.cancel(id, watch_id);
+        self.wake();
+    }
+    pub fn progress(&mut self, id: StreamId) {
+        self.hub.request_progress(id);
+        self.wake();
+    }
+    /// The next things to send on a stream; nothing means that its owner is woken when there is.
+    pub fn take(&mut self, id: StreamId, bytes_max: usize) -> Vec<WatchOut> {
+        let out = self.hub.take(id, bytes_max);
+        self.wake();
+        out
     }
 
     /// Hands on what an apply job did.
@@ -52,7 +92,7 @@ impl WatchRoom {
     pub fn upkeep(&mut self, view: &KeyspaceView, now_ms: u64) -> Result<bool, ReadError> {
         self.hub.tick(now_ms);
         let more = self.hub.has_unsynced()
-            && self.hub.catch_up(view, CATCH_UP_RECORDS).map_err(ReadError::Storage)?;
+            && self.hub.catch_up(view, self.catch_up_records).map_err(ReadError::Storage)?;
         self.wake();
         Ok(more)
     }
@@ -85,39 +125,31 @@ impl WatchStream {
     pub(super) fn open(shared: Arc<Shared>, group: GroupId) -> Option<WatchStream> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = StreamId(NEXT.fetch_add(1, Ordering::Relaxed));
-        let waker = Arc::new(Notify::new());
-        {
-            let mut room = lock(&shared.groups.get(&group)?.watches);
-            room.hub.open_stream(id);
-            room.wakers.insert(id, waker.clone());
-        }
+        let waker = lock(&shared.groups.get(&group)?.watches).open(id);
         Some(WatchStream { shared, group, id, waker })
     }
 
     fn with_room<T>(&self, act: impl FnOnce(&mut WatchRoom) -> T) -> T {
         let slot =
             self.shared.groups.get(&self.group).expect("a stream is opened for a known group");
-        let mut room = lock(&slot.watches);
-        let value = act(&mut room);
-        room.wake();
-        value
+        act(&mut lock(&slot.watches))
     }
 
     /// A watcher, from what is applied here on or from the past. What became of it comes with
     /// `next`.
     pub fn create(&self, request: CreateRequest) {
         let past = request.start_revision > 0;
-        self.with_room(|room| room.hub.create(self.id, request));
+        self.with_room(|room| room.create(self.id, request));
         if past {
             self.catch_up();
         }
     }
     pub fn cancel(&self, watch_id: i64) {
-        self.with_room(|room| room.hub.cancel(self.id, watch_id));
+        self.with_room(|room| room.cancel(self.id, watch_id));
     }
     /// Asks for one progress message for the whole stream; none comes while a watcher lags.
     pub fn progress(&self) {
-        self.with_room(|room| room.hub.request_progress(self.id));
+        self.with_room(|room| room.progress(self.id));
     }
 
     /// Reads on for the group's lagging watchers at once, instead of waiting for the upkeep.
@@ -142,7 +174,7 @@ impl WatchStream {
             if self.shared.is_stopping() {
                 return None;
             }
-            let out = self.with_room(|room| room.hub.take(self.id, TAKE_BYTES));
+            let out = self.with_room(|room| room.take(self.id, TAKE_BYTES));
             if !out.is_empty() {
                 return Some(out);
             }
@@ -153,9 +185,6 @@ impl WatchStream {
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        self.with_room(|room| {
-            room.hub.close_stream(self.id);
-            room.wakers.remove(&self.id);
-        });
+        self.with_room(|room| room.close(self.id));
     }
 }

@@ -1,0 +1,216 @@
+//! Leases by true time: the simulator's clock, which no member has.
+//!
+//! A lease is *kept* from the begin of a call that was told it lives. Its leader may end it only
+//! when its TTL has passed since, shortened by what the plan lets clocks drift; what is said about
+//! the time left must fit the same facts. When a lease ends at the latest is the finale's to ask.
+
+use super::LeaseRules;
+use crate::model::Model;
+use crate::safety::{Checked, ensure};
+use quorate::types::{Command, Entry, GroupId, LeaseId, LogIndex};
+use std::collections::BTreeMap;
+
+const SECOND_US: u64 = 1_000_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    granted: LogIndex,
+    revoked: Option<LogIndex>,
+    ttl_seconds: i64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    pub rules: LeaseRules,
+    lives: BTreeMap<LeaseId, Life>,
+    /// The begin of the newest call that was told the lease lives, and its TTL.
+    kept: BTreeMap<LeaseId, (u64, i64)>,
+}
+
+impl Leases {
+    /// A TTL as the fastest clock allowed counts it.
+    fn shortest_us(&self, ttl_seconds: i64) -> u64 {
+        let ttl_us = u64::try_from(ttl_seconds).unwrap_or(0).saturating_mul(SECOND_US);
+        let fastest = 1_000_000 + u128::from(self.rules.drift_ppm);
+        (u128::from(ttl_us) * 1_000_000 / fastest) as u64
+    }
+
+    /// Until when a client may trust that the lease lives; `None` if none was told so.
+    fn trusted_until(&self, id: LeaseId) -> Option<u64> {
+        self.kept.get(&id).map(|(since, ttl)| since + self.shortest_us(*ttl))
+    }
+
+    pub fn told_alive(&mut self, id: LeaseId, began_us: u64, ttl_seconds: i64) {
+        let newer = self.kept.get(&id).is_none_or(|(since, _)| *since < began_us);
+        // An answer may come after the lease's end.
+        let lives = self.lives.get(&id).is_some_and(|life| life.revoked.is_none());
+        if newer && lives {
+            self.kept.insert(id, (began_us, ttl_seconds));
+        }
+    }
+
+    /// No lease may be ended by its leader before its time has passed since the newest call that
+    /// was told it lives.
+    pub fn before_end(
+        &self,
+        now_us: u64,
+        group: GroupId,
+        entry: &Entry,
+        command: &Command,
+        model: &Model,
+    ) -> Checked {
+        let Command::LeaseRevoke { ids, leader_term: Some(term) } = command else {
+            return Ok(());
+        };
+        for id in ids.iter().filter(|_| *term == entry.term) {
+            if let (Some(until), true) = (self.trusted_until(*id), model.has_lease(*id)) {
+                ensure!(
+                    now_us >= until,
+                    "lease-early",
+                    "group {group} index {}: lease {id} ends at {now_us} us, a client was told \
+                     that it lives, (since, TTL) {:?}",
+                    entry.index,
+                    self.kept.get(id)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub fn changed(&mut self, index: LogIndex, before: &[LeaseId], model: &Model) {
+        for (id, ttl_seconds) in model.lease_ttls() {
+            if !before.contains(&id) {
+                let life = Life { granted: index, revoked: None, ttl_seconds };
+                self.lives.insert(id, life);
+            }
+        }
+        for id in before.iter().filter(|id| !model.has_lease(**id)) {
+            if let Some(life) = self.lives.get_mut(id) {
+                life.revoked = Some(index);
+            }
+            self.kept.remove(id);
+        }
+    }
+
+    /// It is said to live, by a call that began when the log had been answered up to `floor`.
+    pub fn lives(&self, group: GroupId, id: LeaseId, floor: LogIndex) -> Checked {
+        let life = self.lives.get(&id);
+        ensure!(
+            life.is_some_and(|l| l.revoked.is_none_or(|revoked| revoked > floor)),
+            "lease-undead",
+            "group {group}: lease {id} is said to live, its life is {life:?}, answered before the \
+             call: {floor}"
+        );
+        Ok(())
+    }
+
+    /// It is said to be gone. A leader may have let it expire already, its revoke on the way.
+    pub fn is_gone(&self, now_us: u64, group: GroupId, id: LeaseId, floor: LogIndex) -> Checked {
+        let life = self.lives.get(&id);
+        let alive = life.is_some_and(|l| l.granted <= floor && l.revoked.is_none());
+        let due = self.trusted_until(id).is_none_or(|until| until <= now_us);
+        ensure!(
+            !alive || due,
+            "lease-lost",
+            "group {group}: lease {id} is said to be gone, its life is {life:?}"
+        );
+        Ok(())
+    }
+
+    /// The time that is said to be left.
+    pub fn time_left(
+        &self,
+        now_us: u64,
+        group: GroupId,
+        id: LeaseId,
+        granted_seconds: i64,
+        remaining_seconds: i64,
+    ) -> Checked {
+        let ttl = self.lives.get(&id).map(|life| life.ttl_seconds);
+        ensure!(
+            ttl == Some(granted_seconds),
+            "lease-time",
+            "group {group}: lease {id} is said to have {granted_seconds} s, granted were {ttl:?}"
+        );
+        let left = self.trusted_until(id).map_or(0, |until| until.saturating_sub(now_us));
+        let least = i64::try_from(left / SECOND_US).unwrap_or(i64::MAX);
+        let most = granted_seconds + (self.rules.grace_us.div_ceil(SECOND_US)) as i64 + 1;
+        ensure!(
+            (least - 1..=most).contains(&remaining_seconds),
+            "lease-time",
+            "group {group}: lease {id} of {granted_seconds} s is said to have {remaining_seconds} \
+             s left, by true time {least} to {most}"
+        );
+        Ok(())
+    }
+
+    /// A list as of `applied` has every lease that lived then, and no other.
+    pub fn listed(&self, group: GroupId, ids: &[LeaseId], applied: LogIndex) -> Checked {
+        let lived = |life: &Life| {
+            life.granted <= applied && life.revoked.is_none_or(|revoked| revoked > applied)
+        };
+        let expected: Vec<LeaseId> =
+            self.lives.iter().filter(|(_, life)| lived(life)).map(|(id, _)| *id).collect();
+        ensure!(
+            ids == expected,
+            "lease-list",
+            "group {group}: leases as of {applied} are said to be {ids:?}, expected {expected:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Negative controls of the rules above.
+pub(super) fn self_check() {
+    use quorate::multiraft::turn::BOOT_INDEX;
+    use quorate::types::{EntryKind, Term};
+
+    let (g, id) = (GroupId(1), LeaseId(5));
+    let index = |n: u64| LogIndex(BOOT_INDEX.0 + n);
+    let entry = |n| Entry {
+        term: Term(1),
+        index: index(n),
+        kind: EntryKind::Command,
+        data: bytes::Bytes::new(),
+    };
+    let mut model = Model::default();
+    let rules = LeaseRules { drift_ppm: 10_000, grace_us: SECOND_US };
+    let mut leases = Leases { rules, ..Leases::default() };
+    model.apply(&Command::LeaseGrant { id, ttl_seconds: 10 }, Term(1)).reply.expect("granted");
+    leases.changed(index(1), &[], &model);
+    leases.told_alive(id, 5 * SECOND_US, 10);
+    let end = Command::LeaseRevoke { ids: vec![id], leader_term: Some(Term(1)) };
+    let at = |seconds: f64| (seconds * SECOND_US as f64) as u64;
+    let ends = |seconds| leases.before_end(at(seconds), g, &entry(2), &end, &model);
+    ends(14.91).expect("its time is over, on a fast clock");
+    assert_eq!(ends(14.89).expect_err("too early").rule, "lease-early");
+    let left = |seconds, granted, left| leases.time_left(at(seconds), g, id, granted, left);
+    left(6.0, 10, 8).expect("nine seconds less one percent, rounded down");
+    left(6.0, 10, 12).expect("a new leader may give it a grace");
+    assert_eq!(left(6.0, 10, 6).expect_err("too little").rule, "lease-time");
+    assert_eq!(left(6.0, 10, 13).expect_err("too much").rule, "lease-time");
+    assert_eq!(left(6.0, 11, 8).expect_err("another TTL").rule, "lease-time");
+    leases.listed(g, &[id], index(1)).expect("it lives");
+    assert_eq!(leases.listed(g, &[], index(1)).expect_err("left out").rule, "lease-list");
+    let gone = |seconds, floor| leases.is_gone(at(seconds), g, id, index(floor));
+    gone(15.0, 1).expect("it may have expired");
+    assert_eq!(gone(14.0, 1).expect_err("it lives").rule, "lease-lost");
+    let before = [id];
+    let mut after = Model::default();
+    after
+        .apply(
+            &Command::PublishMember {
+                id: quorate::types::NodeId(1),
+                name: String::new(),
+                client_urls: Vec::new(),
+                incarnation: quorate::types::Incarnation(1),
+            },
+            Term(1),
+        )
+        .reply
+        .expect("changes nothing here");
+    leases.changed(index(3), &before, &after);
+    assert_eq!(leases.lives(g, id, index(3)).expect_err("it has ended").rule, "lease-undead");
+    assert_eq!(leases.listed(g, &[id], index(3)).expect_err("ended").rule, "lease-list");
+    leases.listed(g, &[id], index(2)).expect("then it lived");
+}
