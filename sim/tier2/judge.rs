@@ -13,6 +13,7 @@ use quorate::api::convert;
 use quorate::api::errors;
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::codec::command::decode_proposal;
+use quorate::multiraft::turn::BOOT_INDEX;
 use quorate::types::reply::{RangeReply, Reply, TxnReply};
 use quorate::types::{ApiError, Entry, EntryKind, GroupId, LogIndex, Term};
 use std::collections::BTreeMap;
@@ -85,9 +86,10 @@ impl Judge {
         }
     }
 
-    /// The end of the committed log, as far as anybody has applied it.
+    /// The end of the committed log, as far as anybody has applied it. Every log begins with what
+    /// its founding was told.
     pub fn committed(&self) -> LogIndex {
-        self.log.last_key_value().map_or(LogIndex::ZERO, |(index, _)| *index)
+        self.log.last_key_value().map_or(BOOT_INDEX, |(index, _)| *index)
     }
 
     /// Terms that entries were committed in.

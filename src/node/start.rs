@@ -17,6 +17,7 @@ use crate::types::version::QUORATE_VERSION;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long an orderly stop may take before the process ends all the same.
@@ -92,7 +93,11 @@ pub async fn open(
         .groups()
         .map(|group| {
             let view = member.applier.view(group).expect("the applier named the group");
-            (group, GroupSlot::new(view, config.progress_interval_ms))
+            let slot = GroupSlot::new(view, config.progress_interval_ms);
+            // What the store already holds: there may be nothing to apply for a long time.
+            let applied = member.core.applied_index(group).unwrap_or_default();
+            slot.applied.store(applied.0, Ordering::Relaxed);
+            (group, slot)
         })
         .collect();
     let mut shared = Shared::new(
