@@ -120,10 +120,11 @@ impl World {
                 origin: Origin::Join,
             };
             self.slots.push(Slot::new(&self.plan, m, birth));
-            // At once, after a while, or not before everything has healed.
+            // At once, after a while, or not before everything has healed. A change that was still
+            // on its way at the healing must not wait for it: it has been.
             let mut rng = self.plan.stream(&format!("join-{m}"));
             let delay = match rng.below(4) {
-                0 => self.plan.chaos_us * 2,
+                0 if self.acting => self.plan.chaos_us * 2,
                 1 => rng.between(MS, self.plan.election_us() * 8),
                 _ => rng.between(MS, 200 * MS),
             };
