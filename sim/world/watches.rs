@@ -371,8 +371,8 @@ impl World {
         let all = |world: &mut World| {
             let (groups, history) = (world.groups(), &world.history);
             // Of a group that was destroyed nobody is told anything.
-            let living = world.watchers.iter_mut().filter(|w| groups.contains(&w.group));
-            living.fold(true, |all, w| w.is_current(history.model(w.group)) && all)
+            let mut living = world.watchers.iter_mut().filter(|w| groups.contains(&w.group));
+            living.all(|w| w.is_current(history.model(w.group)))
         };
         while !all(self) {
             if self.now_us >= end_us {
