@@ -266,8 +266,10 @@ impl Live {
     pub fn root(&self) -> Arc<RootState> {
         self.core.root().clone()
     }
+    /// Whether the handshake has been told of a removal: the frames of the turn that brings it
+    /// leave before.
     pub fn has_removed(&self, node: NodeId) -> bool {
-        self.core.root().removed.contains(&node)
+        self.book.is_removed(node)
     }
     pub fn group_ids(&self) -> Vec<GroupId> {
         self.core.group_ids().collect()

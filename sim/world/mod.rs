@@ -296,7 +296,14 @@ impl World {
             self.next_event()?;
         }
         self.advance(end_us);
+        self.settle_noise();
         Ok(())
+    }
+
+    /// What is done between two events has a place of its own: the event before it may be a turn
+    /// of the nemesis of which nothing comes, and which a tape does not have.
+    fn settle_noise(&mut self) {
+        self.travel = Prng::new(seed::at(seed::at(self.travel_key, self.now_us), u64::MAX));
     }
 
     /// Plays events until `done` says so; false when the time runs out first.
@@ -308,10 +315,12 @@ impl World {
         while !done(self) {
             if self.queue.peek().is_none_or(|i| i.0.at_us > end_us) {
                 self.advance(end_us);
+                self.settle_noise();
                 return Ok(done(self));
             }
             self.next_event()?;
         }
+        self.settle_noise();
         Ok(true)
     }
 
