@@ -13,6 +13,7 @@ use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
 use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::checkpoint::CheckpointPolicy;
+use quorate::multiraft::meta::GroupMeta;
 use quorate::multiraft::root::RootState;
 use quorate::multiraft::snapshots::{InstallReady, InstallStep};
 use quorate::multiraft::wire::SnapshotFetch;
@@ -347,6 +348,15 @@ impl Live {
     /// The data directory that this member believes to be `node`'s.
     pub fn bound(&self, node: NodeId) -> Option<Incarnation> {
         self.core.root().members.get(&node)?.incarnation
+    }
+
+    /// Whether every checkpoint that a start may begin with has applied the entry.
+    pub fn holds_for_good(&self, group: GroupId, index: LogIndex) -> bool {
+        let store = self.applier.store();
+        [store.group_metas(), store.older_group_metas()].iter().all(|metas| {
+            let meta = metas.get(&group).map(|bytes| GroupMeta::decode(bytes, Path::new(STORE)));
+            matches!(meta, Some(Ok(meta)) if meta.applied >= index)
+        })
     }
 
     pub fn has_background_work(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::world::{Event, World};
 use quorate::io::mem_disk::MemDisk;
 use quorate::node::Action;
 use quorate::transport::Refusal;
-use quorate::types::Incarnation;
+use quorate::types::{GroupId, Incarnation};
 
 impl World {
     /// A member's disk is replaced by an empty one. Only when every other member has bound its
@@ -30,11 +30,16 @@ impl World {
             return Ok(());
         }
         let (node, incarnation) = (self.slots[m].node, self.slots[m].incarnation);
+        let Some(bound_at) = self.roster.bound_at(node, incarnation) else { return Ok(()) };
+        // Not only known: a member that is started again knows what its checkpoints hold, and of
+        // the rest only that a leader says it is committed.
         let known = (0..self.slots.len()).filter(|o| *o != m).all(|o| {
             let slot = &self.slots[o];
             slot.wiped
                 || slot.is_gone()
-                || slot.live.as_ref().is_some_and(|l| l.bound(node) == Some(incarnation))
+                || slot.live.as_ref().is_some_and(|l| {
+                    l.bound(node) == Some(incarnation) && l.holds_for_good(GroupId::ROOT, bound_at)
+                })
         });
         if !known {
             return Ok(());

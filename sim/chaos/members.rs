@@ -16,7 +16,8 @@ use quorate::node::membership::{MembershipChange, member_id};
 use quorate::node::{Action, Answer, Token};
 use quorate::types::prng::Prng;
 use quorate::types::{
-    ApiError, Command, ConfChange, ConfChangeKind, ConfState, GroupId, LogIndex, NodeId,
+    ApiError, Command, ConfChange, ConfChangeKind, ConfState, GroupId, Incarnation, LogIndex,
+    NodeId,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +69,14 @@ impl Roster {
     /// Groups that exist, as the newest catalogue has it.
     pub fn groups(&self) -> Vec<GroupId> {
         std::iter::once(GroupId::ROOT).chain(self.root.catalogue.groups.keys().copied()).collect()
+    }
+
+    /// Behind which entry of group 1 the data directory was bound to the member, at the latest.
+    pub fn bound_at(&self, node: NodeId, incarnation: Incarnation) -> Option<LogIndex> {
+        let binds = |root: &RootState| {
+            root.members.get(&node).is_some_and(|m| m.incarnation == Some(incarnation))
+        };
+        self.told.iter().find(|(_, (root, _))| binds(root)).map(|(index, _)| *index)
     }
 
     /// What every group's configuration will come to, by the membership.

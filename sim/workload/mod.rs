@@ -104,6 +104,11 @@ impl Client {
         (nth, word)
     }
 
+    /// Whether the client still waits for the answer.
+    pub fn waits_for(&self, call: CallId) -> bool {
+        self.open.contains_key(&call)
+    }
+
     /// Waits a moment between two calls.
     pub fn think_us(&mut self, plan: &Plan) -> u64 {
         // Now and then somebody goes away for a while and comes back with what it knew.
