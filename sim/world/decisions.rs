@@ -108,11 +108,6 @@ impl World {
         Some((group, call))
     }
 
-    /// Whether a tape leaves so much out that nobody may have asked: then silence means nothing.
-    pub fn is_told(&self) -> bool {
-        self.script.is_some()
-    }
-
     /// All that was decided, if it was kept.
     pub(super) fn take_tape(&mut self) -> Option<Tape> {
         let mut decisions = self.plan.decisions();

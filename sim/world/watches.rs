@@ -15,6 +15,7 @@ use crate::watch::{Ask, Next, handed_out};
 use quorate::mvcc::ReadError;
 use quorate::mvcc::watch::{StreamId, WatchOut};
 use quorate::types::GroupId;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub struct Stream {
     tells_us: u64,
     /// Its client is gone.
     left: bool,
+    /// Requests that its owner has not taken up, because too much waits to be sent.
+    held: VecDeque<Ask>,
 }
 
 /// Whether a waiting task would have been woken.
@@ -163,6 +166,7 @@ impl World {
                 asks_us: 0,
                 tells_us: 0,
                 left: false,
+                held: VecDeque::new(),
             },
         );
         for ask in self.watchers[w].resume(id) {
@@ -197,13 +201,32 @@ impl World {
     }
 
     fn watch_asked(&mut self, stream: u64, ask: Ask) -> Checked {
-        let Some((m, group)) = self.stream_member(stream) else { return Ok(()) };
+        let Some((m, _)) = self.stream_member(stream) else { return Ok(()) };
         let event = Event::Watching(Watching::Asked { stream, ask });
         let Some(Event::Watching(Watching::Asked { ask, .. })) = self.park(m, event) else {
             return Ok(());
         };
         self.trace.word(stream);
         self.trace.note(self.now_us, || format!("stream {stream} at {m}: {ask:?}"));
+        self.streams.get_mut(&stream).expect("it was there").held.push_back(ask);
+        self.take_up_asks(stream)
+    }
+
+    /// Takes up what the client has asked for as long as the hub says that there is room.
+    fn take_up_asks(&mut self, stream: u64) -> Checked {
+        while let Some((m, group)) = self.stream_member(stream) {
+            let Some(room) = self.live(m).room(group) else { return Ok(()) };
+            if room.is_full(StreamId(stream)) {
+                return Ok(());
+            }
+            let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
+            let Some(ask) = open.held.pop_front() else { return Ok(()) };
+            self.take_up(stream, m, group, ask)?;
+        }
+        Ok(())
+    }
+
+    fn take_up(&mut self, stream: u64, m: usize, group: GroupId, ask: Ask) -> Checked {
         let Some(room) = self.live(m).room(group) else { return Ok(()) };
         match ask {
             Ask::Create(request) => {
@@ -334,7 +357,8 @@ impl World {
         }
         let stream = self.streams.get_mut(&id).expect("it was there");
         stream.in_flight = stream.in_flight.saturating_sub(1);
-        self.pump(id)
+        self.pump(id)?;
+        self.take_up_asks(id)
     }
 
     /// A member's process has ended: its streams' clients notice, some of them late.

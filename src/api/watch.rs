@@ -92,11 +92,13 @@ impl Session {
             }
             let step = {
                 let (hub, requests) = (&self.hub, &mut self.requests);
+                // Requests come first, but not while the client leaves unread what it asked for.
+                let takes_requests = !hub.is_full();
                 biased_select! {
                     request = async {
                         match requests {
-                            Some(requests) => requests.message().await,
-                            None => std::future::pending().await,
+                            Some(requests) if takes_requests => requests.message().await,
+                            _ => std::future::pending().await,
                         }
                     } => Step::Asked(request),
                     out = hub.next() => Step::Said(out),

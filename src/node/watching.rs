@@ -69,6 +69,11 @@ impl WatchRoom {
         self.hub.request_progress(id);
         self.wake();
     }
+    /// Whether so much waits on the stream that its owner should take up no further request: each
+    /// is answered with a message, and a client may ask without reading.
+    pub fn is_full(&self, id: StreamId) -> bool {
+        self.hub.is_full(id)
+    }
     /// The next things to send on a stream; nothing means that its owner is woken when there is.
     pub fn take(&mut self, id: StreamId, bytes_max: usize) -> Vec<WatchOut> {
         let out = self.hub.take(id, bytes_max);
@@ -146,6 +151,10 @@ impl WatchStream {
     }
     pub fn cancel(&self, watch_id: i64) {
         self.with_room(|room| room.cancel(self.id, watch_id));
+    }
+    /// Whether to send before the next request is taken up. See `WatchRoom::is_full`.
+    pub fn is_full(&self) -> bool {
+        self.with_room(|room| room.is_full(self.id))
     }
     /// Asks for one progress message for the whole stream; none comes while a watcher lags.
     pub fn progress(&self) {
