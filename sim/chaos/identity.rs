@@ -92,6 +92,11 @@ impl World {
         let (a, b) = (self.slots[from].node, self.slots[to].node);
         match verdicts {
             (None, None) => {
+                if self.slots[from].wiped && self.slots[to].wiped {
+                    // Neither can know better, and together they are no quorum: what they would
+                    // say to each other is left out.
+                    return Ok(false);
+                }
                 if wiped {
                     return broken("wiped-accepted", format!("{from} and {to} shake hands"));
                 }
