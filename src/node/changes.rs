@@ -213,7 +213,19 @@ impl Core {
     }
 
     /// Tells the cluster this member's name, addresses and data directory, until it knows them.
+    ///
+    /// The gate on client writes waits for this, and saying it twice does no harm: so it is said
+    /// again after two election timeouts, not only when the request has timed out.
     pub(super) fn publish(&mut self) {
+        if let Some(seq) = self.publishing {
+            let lost = self.requests.get(&seq).is_none_or(|request| {
+                self.now_ms >= request.start_ms + 2 * self.config.election_ms()
+            });
+            if lost {
+                self.remove(seq);
+                self.publishing = None;
+            }
+        }
         let config = &self.config;
         let Some(member) = self.root.members.get(&config.node) else { return };
         let known = member.incarnation == Some(config.incarnation)
