@@ -135,6 +135,8 @@ pub struct Plan {
     pub hot_keys: u64,
     pub cold_keys: u64,
     pub ops: BTreeMap<OpKind, u64>,
+    /// Clients besides that keep short leases, and leave it late.
+    pub lease_keepers: u64,
     /// Calls that one client has open at a time.
     pub pipeline: usize,
     /// 0 is unlimited.
@@ -220,6 +222,7 @@ impl Plan {
             hot_keys: load.between(1, 4),
             cold_keys: pick(&mut load, &[8, 40, 200]),
             ops,
+            lease_keepers: 0,
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
             quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
             watch: WatchPlan::new(seed),
@@ -233,6 +236,7 @@ impl Plan {
             faults: swarm.faults,
             fault_gap_us: tick_us * swarm.gap_ticks,
         };
+        swarm.theme.shape(seed, &mut plan);
         // A restored cluster has the alarms of the old one: it could not show that it serves.
         if plan.on(Fault::Restored) {
             plan.quota_bytes = 0;
@@ -242,6 +246,7 @@ impl Plan {
             plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
             plan.clients = plan.clients.min(2);
             plan.think_us = SECOND;
+            plan.lease_keepers = 0;
         }
         plan
     }
