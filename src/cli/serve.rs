@@ -230,6 +230,8 @@ pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
         step_entries: 1_000.min(config.snapshot_count.max(1)),
     };
     core.request_bytes_max = config.request_bytes_max;
+    core.learners_max = config.learners_max;
+    core.strict_reconfig = config.strict_reconfig;
     core.quota_bytes = config.quota_bytes.unwrap_or(0);
     let mut boot = BootConfig::new(&config.data_dir, core, founding);
     boot.store = StoreOptions { cache_bytes: config.cache_bytes };

@@ -7,6 +7,7 @@
 //! It knows nothing of gRPC, HTTP or encodings on the client wire.
 
 use super::action::{Action, Answer, Token};
+use super::membership::MembershipChange;
 use super::shared::{Ended, GroupSlot, Shared, lock};
 use super::watching::WatchStream;
 use crate::auth::AuthState;
@@ -308,6 +309,18 @@ impl NodeHandle {
     /// The membership as applied here, ordered by id.
     pub fn members(&self) -> Vec<Member> {
         lock(&self.shared.root).members.values().cloned().collect()
+    }
+
+    /// Changes who is in the cluster, through the leader and its checks. Gives the member that was
+    /// added, and the membership behind the change.
+    pub async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<(Option<Member>, Vec<Member>), ApiError> {
+        match self.ask(|token| Action::Membership { token, change }).await? {
+            Answer::Members { member, members } => Ok((member, members)),
+            other => unreachable!("a change of the membership was answered with {other:?}"),
+        }
     }
 
     pub async fn move_leader(&self, group: GroupId, target: NodeId) -> Result<(), ApiError> {
