@@ -25,6 +25,7 @@ mod plan;
 mod run;
 mod safety;
 mod seed;
+mod stores;
 mod strangers;
 mod swarm;
 mod tape;
