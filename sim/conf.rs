@@ -92,6 +92,17 @@ impl Confs {
         &self.groups[&group].made.last().expect("a group is born with one").1
     }
 
+    /// The configuration behind the entry at `index`.
+    pub fn at(&self, group: GroupId, index: LogIndex) -> Option<&ConfState> {
+        let made = &self.groups.get(&group)?.made;
+        made.iter().rev().find(|(at, _)| *at <= index).map(|(_, conf)| conf)
+    }
+
+    /// Whether no log that counts holds a change that nobody has applied yet.
+    pub fn is_settled(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|track| track.pending.is_empty())
+    }
+
     /// The configuration that came before this one.
     pub fn before(&self, group: GroupId, conf: &ConfState) -> Option<&ConfState> {
         let made = &self.groups.get(&group)?.made;

@@ -54,6 +54,8 @@ impl World {
             may_lead |= kind == ONE_FRIEND;
             self.break_for_ever(*m, kind, core[0]);
         }
+        let lost = rest.iter().map(|m| self.slots[*m].node).collect();
+        self.hand_over_to_lost(&lost);
         self.core_serves()?;
         if !may_lead {
             self.core_converges(core)?;
@@ -63,7 +65,7 @@ impl World {
             self.wake(*m);
         }
         for c in 0..self.clients.len() {
-            let think = self.clients[c].think_us(&self.plan);
+            let think = self.clients[c].pause_us(&self.plan, self.now_us);
             self.after(think, Event::Ask { c });
         }
         Ok(())
@@ -117,7 +119,7 @@ impl World {
             let acks = &self.phase_acks;
             return broken("no-service", format!("the core alone has answered {acks:?}"));
         }
-        Ok(())
+        self.takes_writes(self.bound_us() + 4 * self.plan.timeout_us)
     }
 
     fn core_converges(&mut self, core: &[usize]) -> Checked {

@@ -92,6 +92,9 @@ faults! {
     Replace "replace",
     JointChange "joint-change",
     AskedTwice "asked-twice",
+    LostInChange "leader-lost-in-change",
+    JointLoss "quorum-loss-in-joint",
+    Remedy "lost-member-replaced",
     MoveUrl "move-url",
     RemovedReturns "removed-returns",
     RollingRestart "rolling-restart",
@@ -122,6 +125,7 @@ impl Fault {
                 | Fault::Reorder
                 | Fault::LateReplay
                 | Fault::AskedTwice
+                | Fault::LostInChange
                 | Fault::LostWrites
                 | Fault::TornWrites
                 | Fault::HeavyTail
@@ -361,6 +365,17 @@ pub enum Act {
         first: usize,
         down_us: u64,
     },
+    /// A quorum of one half is lost while the configuration is joint; tried again for so often.
+    JointLoss {
+        draw: u64,
+        tries: u64,
+        down_us: u64,
+    },
+    /// A member that has lost its disk is removed, and another one added in its place.
+    Remedy {
+        draw: u64,
+        tries: u64,
+    },
     /// A member's turn in a wave.
     Wave {
         member: usize,
@@ -486,6 +501,8 @@ impl Nemesis {
             Fault::OlderStore => Act::OlderStore { member },
             Fault::Restored => Act::Restored { survivor: member, draw: c },
             Fault::Waves => Act::Waves { first: member, down_us: time },
+            Fault::JointLoss => Act::JointLoss { draw: c, tries: 12, down_us: time * 2 },
+            Fault::Remedy => Act::Remedy { draw: c, tries: 12 },
             about @ (Fault::AddVoter
             | Fault::AddLearner
             | Fault::Promote

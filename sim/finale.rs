@@ -6,8 +6,9 @@ use crate::history::Call;
 use crate::plan::SECOND;
 use crate::safety::{Checked, broken, ensure};
 use crate::world::{Condition, World};
-use quorate::types::KeyRange;
-use quorate::types::command::RangeRequest;
+use bytes::Bytes;
+use quorate::types::command::{PutRequest, RangeRequest};
+use quorate::types::{Command, KeyRange};
 use std::collections::BTreeMap;
 
 impl World {
@@ -83,6 +84,38 @@ impl World {
                     self.phase_acks
                 ),
             );
+        }
+        self.takes_writes(self.bound_us())
+    }
+
+    /// Every group takes a write of the first client: a leader that only answers reads, because a
+    /// hand-over or a change of the configuration never ends, serves nobody.
+    pub fn takes_writes(&mut self, bound_us: u64) -> Checked {
+        if self.may_refuse_writes() {
+            return Ok(());
+        }
+        for group in self.groups() {
+            let end = self.now_us + bound_us;
+            self.phase_began_us = self.now_us;
+            self.phase_wrote.clear();
+            // A group may still come to its end by what was asked before.
+            while !self.phase_wrote.contains(&group) && self.groups().contains(&group) {
+                ensure!(
+                    self.now_us < end,
+                    "no-service",
+                    "group {group} has taken no write within the bound"
+                );
+                let put = PutRequest {
+                    key: Bytes::from_static(b"service"),
+                    value: Bytes::from(format!("service-{}", self.now_us)),
+                    ..PutRequest::default()
+                };
+                self.start_call(0, group, Call::Write(Command::Put(put)));
+                let wait = self.now_us + self.plan.timeout_us + SECOND;
+                self.run_to(wait, |w| w.phase_wrote.contains(&group))?;
+                let pause = self.now_us + self.plan.tick_us;
+                self.run_until(pause)?;
+            }
         }
         Ok(())
     }

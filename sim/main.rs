@@ -8,6 +8,7 @@
 #[cfg(not(madsim))]
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
+mod changes;
 mod chaos;
 mod conf;
 mod core_mode;
@@ -30,8 +31,10 @@ mod strangers;
 mod swarm;
 mod tape;
 mod text;
+mod theme;
 mod tier2;
 mod trace;
+mod votes;
 mod watch;
 mod wgl;
 mod workload;

@@ -122,7 +122,7 @@ impl Net {
             ordered: !plan.on(Fault::Reorder),
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
-            replay_one_in: rate(Fault::LateReplay, &[50, 200, 1_000]),
+            replay_one_in: rate(Fault::LateReplay, &[8, 50, 200, 1_000]),
             delays_key: plan.name.key("net-delays"),
             faults_key: plan.name.key("net-faults"),
             classes_key: plan.name.key("net-classes"),

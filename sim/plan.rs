@@ -139,6 +139,8 @@ pub struct Plan {
     /// then have three levels and more.
     pub key_stem_bytes: usize,
     pub ops: BTreeMap<OpKind, u64>,
+    /// Clients besides that keep short leases, and leave it late.
+    pub lease_keepers: u64,
     /// Calls that one client has open at a time.
     pub pipeline: usize,
     /// 0 is unlimited.
@@ -231,6 +233,7 @@ impl Plan {
             cold_keys: pick(&mut load, &[8, 40, 200]),
             key_stem_bytes: pick(&mut seed.stream("plan-keys"), &[0, 0, 0, 0, 0, 60, 300, 900]),
             ops,
+            lease_keepers: 0,
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
             quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
             watch: WatchPlan::new(seed),
@@ -244,6 +247,7 @@ impl Plan {
             faults: swarm.faults,
             fault_gap_us: tick_us * swarm.gap_ticks,
         };
+        swarm.theme.shape(seed, &mut plan);
         // A restored cluster has the alarms of the old one: it could not show that it serves.
         if plan.on(Fault::Restored) {
             plan.quota_bytes = 0;
@@ -253,6 +257,7 @@ impl Plan {
             plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
             plan.clients = plan.clients.min(2);
             plan.think_us = SECOND;
+            plan.lease_keepers = 0;
         }
         plan
     }

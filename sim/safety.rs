@@ -5,8 +5,10 @@
 //! that no promise leaves a member before the bytes behind it are synced. All of it is judged from
 //! what members write, send, apply and say, never from their own opinion of being right.
 
+use crate::changes::Changes;
 use crate::conf::{Confs, is_quorum};
 use crate::trace::{LogTerms, hash_bytes};
+use crate::votes::Votes;
 use quorate::codec::raft::decode_conf_change;
 use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
 use quorate::types::{
@@ -166,8 +168,8 @@ pub struct Safety {
     durable: BTreeMap<NodeId, BTreeMap<GroupId, LogShape>>,
     /// What each member has written since its newest sync.
     unsynced: BTreeMap<NodeId, Vec<Record>>,
-    /// The newest change of configuration that each leader has proposed.
-    proposed: BTreeMap<(GroupId, Term), LogIndex>,
+    changes: Changes,
+    pub votes: Votes,
     pub elections: u64,
 }
 
@@ -232,6 +234,16 @@ impl Safety {
                 seen.applied
             );
         }
+        // Who has no state yet has no configuration either.
+        let folded = self.confs.at(group, said.applied).filter(|_| !said.conf.voters.is_empty());
+        ensure!(
+            folded.is_none_or(|folded| *folded == said.conf),
+            "configuration",
+            "{node} group {group}: behind {} it acts on {:?}, by the committed changes it is {:?}",
+            said.applied,
+            said.conf,
+            folded
+        );
         // A leader commits by counting, under the configuration in force there.
         let reigned = seen.process == process && seen.leads && seen.term == said.term;
         if said.is_leader && reigned && said.commit > seen.commit && said.conf == seen.conf {
@@ -318,21 +330,6 @@ impl Safety {
                 self.confs.on_append(group, entry.index, change);
             }
             let hash = entry_hash(entry);
-            let is_new = !known.contains_key(&(entry.index, entry.term));
-            let leads = self.leaders.get(&(group, entry.term)) == Some(&node);
-            if entry.kind == EntryKind::ConfChange && is_new && leads {
-                let key = (group, entry.term);
-                let before = self.proposed.insert(key, entry.index);
-                let applied = self.seen.get(&(node, group)).map_or(LogIndex::ZERO, |s| s.applied);
-                ensure!(
-                    before.is_none_or(|before| before <= applied),
-                    "one-pending-change",
-                    "group {group}: {node} proposes a change at {} and has applied {applied}; its \
-                     newest change is at {}",
-                    entry.index,
-                    before.unwrap_or_default()
-                );
-            }
             let old = *known.entry((entry.index, entry.term)).or_insert(hash);
             ensure!(
                 old == hash,
@@ -342,6 +339,10 @@ impl Safety {
                 entry.term
             );
         }
+        let applied = self.seen.get(&(node, group)).map_or(LogIndex::ZERO, |s| s.applied);
+        let leaders = &self.leaders;
+        let leads = |term| leaders.get(&(group, term)) == Some(&node);
+        self.changes.on_append(node, group, entries, applied, leads)?;
         if let Some(log) = self.committed.get(&group) {
             let committed = log.len() as u64;
             for entry in entries.iter().filter(|e| e.index.0 <= committed) {
@@ -502,12 +503,14 @@ impl Safety {
                 );
             }
         }
+        self.changes.on_recovered(node, &found);
         self.durable.insert(node, found);
         Ok(())
     }
 
     /// A message as it leaves a member: what it promises must be on that member's disk.
     pub fn on_send(&self, node: NodeId, message: &Message) -> Checked {
+        self.votes.on_answer(message)?;
         let none = LogShape::default();
         let disk = self.durable.get(&node).and_then(|m| m.get(&message.group)).unwrap_or(&none);
         match &message.body {

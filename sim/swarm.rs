@@ -7,6 +7,7 @@
 
 use crate::faults::Fault;
 use crate::plan::{OpKind, Seed};
+use crate::theme::Theme;
 use std::collections::BTreeMap;
 
 /// How many acts may be on, and in how many of 16 seeds.
@@ -19,6 +20,7 @@ pub struct Swarm {
     /// Few clients that think long, no fault: how fast virtual time goes by when little happens,
     /// and whether a cluster stays at rest when left alone.
     pub idle: bool,
+    pub theme: Theme,
 }
 
 impl Swarm {
@@ -37,7 +39,7 @@ impl Swarm {
             })
             .map_or(0, |d| d.0);
         // From a quiet life with one disturbance at a time to one on the heels of the other.
-        let gap_ticks = match rng.below(4) {
+        let mut gap_ticks = match rng.below(4) {
             0 => rng.between(30, 120),
             1 => rng.between(1, 6),
             _ => rng.between(4, 30),
@@ -58,7 +60,9 @@ impl Swarm {
             let on = if many { draw.is_multiple_of(2) } else { rank < acts };
             faults.insert(fault, on && !calm);
         }
-        Swarm { faults, gap_ticks, idle }
+        let theme = if calm { Theme::None } else { Theme::new(seed) };
+        theme.choose(seed, &mut faults, &mut gap_ticks);
+        Swarm { faults, gap_ticks, idle, theme }
     }
 }
 

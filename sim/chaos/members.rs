@@ -188,7 +188,7 @@ impl World {
     }
 
     /// A member that has the state of every group.
-    pub(super) fn is_whole_member(&self, m: usize) -> bool {
+    pub fn is_whole_member(&self, m: usize) -> bool {
         self.is_member(m) && self.slots[m].settled
     }
 
@@ -279,15 +279,23 @@ impl World {
         self.counters.fired(fault);
         self.note(|| format!("{asked:?} asked to change the membership: {change:?}"));
         let mut tokens = Vec::new();
-        for m in asked {
+        for (nth, m) in asked.into_iter().enumerate() {
+            // The second question may come when the leader that took the first is gone already.
+            let delay = match nth {
+                0 => 1,
+                _ => {
+                    1 + self.roster.rng.below(2)
+                        * self.roster.rng.below(2 * self.plan.election_us())
+                }
+            };
             self.roster.tokens += 1;
             let token = Token(self.roster.tokens);
             tokens.push(token);
             let p = self.slots[m].process;
             let action = Box::new(Action::Membership { token, change: change.clone() });
-            self.after(1, Event::Tell { m, p, action });
+            self.after(delay, Event::Tell { m, p, action });
         }
-        let until_us = self.now_us + 6 * SECOND + 3 * self.plan.election_us();
+        let until_us = self.now_us + 6 * SECOND + 5 * self.plan.election_us();
         self.roster.asked = Some(Asked { fault, tokens, change: conf, until_us });
     }
 
@@ -347,6 +355,42 @@ impl World {
             Fault::RemovedReturns => self.removed_returns(),
             other => unreachable!("{} is not about members", other.name()),
         }
+    }
+
+    /// A joint configuration that stays until it is left.
+    pub(super) fn enter_joint(&mut self, draw: u64) {
+        self.roster.rng = Prng::new(draw);
+        let Some(old) = self.some_member() else { return };
+        let Some((peer_urls, unix_seconds, id)) = self.newcomer() else { return };
+        let changes = vec![
+            MembershipChange::Add { peer_urls, learner: false, unix_seconds },
+            MembershipChange::Remove { id: old },
+        ];
+        let steps = vec![(ConfChangeKind::AddVoter, id), (ConfChangeKind::Remove, old)];
+        let change = MembershipChange::Joint { changes, auto_leave: false };
+        let conf = ConfChange { changes: steps, joint: true, ..ConfChange::default() };
+        self.ask_change(Fault::JointLoss, change, conf);
+    }
+
+    pub(super) fn ask_one(
+        &mut self,
+        fault: Fault,
+        draw: u64,
+        change: MembershipChange,
+        kind: ConfChangeKind,
+        id: NodeId,
+    ) {
+        self.roster.rng = Prng::new(draw);
+        self.ask_change(fault, change, one(kind, id));
+    }
+
+    pub(super) fn add_newcomer(&mut self, fault: Fault, draw: u64) {
+        self.roster.rng = Prng::new(draw);
+        self.add(fault, false);
+    }
+
+    pub(super) fn wanted_conf(&self) -> ConfState {
+        self.roster.wanted()
     }
 
     /// Any member, a dead one rather than others.

@@ -11,6 +11,7 @@ mod members;
 mod network;
 mod process;
 mod quorum;
+mod remedy;
 mod restored;
 mod streams;
 mod time;
@@ -136,6 +137,10 @@ impl World {
             Act::OlderStore { member } => return self.older_store(member),
             Act::Restored { survivor, draw } => return self.restore_beside(survivor, draw),
             Act::Waves { first, down_us } => self.quorum_waves(first, down_us),
+            Act::JointLoss { draw, tries, down_us } => {
+                self.quorum_loss_in_joint(draw, tries, down_us)
+            }
+            Act::Remedy { draw, tries } => self.replace_lost(draw, tries),
             Act::Wave { member, down_us } => self.wave(member, down_us),
         }
         Ok(())

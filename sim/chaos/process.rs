@@ -4,6 +4,7 @@ use crate::faults::Fault;
 use crate::safety::Checked;
 use crate::world::{Event, World};
 use quorate::node::{Action, Token};
+use quorate::types::GroupId;
 
 impl World {
     pub(super) fn transfer_to(&mut self, to: usize) {
@@ -11,12 +12,17 @@ impl World {
         if let Some(leader) = self.leader_of(group)
             && leader != to
         {
-            self.counters.fired(Fault::Transfer);
-            self.transfer = Some((group, to));
-            let (p, to) = (self.slots[leader].process, self.slots[to].node);
-            let action = Box::new(Action::Transfer { group, token: Token(0), to });
-            self.after(1, Event::Tell { m: leader, p, action });
+            self.ask_transfer(group, leader, to);
         }
+    }
+
+    pub(super) fn ask_transfer(&mut self, group: GroupId, leader: usize, to: usize) {
+        self.counters.fired(Fault::Transfer);
+        self.note(|| format!("{leader} asked to hand group {group} over to {to}"));
+        self.transfer = Some((group, to));
+        let (p, to) = (self.slots[leader].process, self.slots[to].node);
+        let action = Box::new(Action::Transfer { group, token: Token(0), to });
+        self.after(1, Event::Tell { m: leader, p, action });
     }
 
     pub fn plan_restart(&mut self, m: usize, at_us: u64) {

@@ -4,7 +4,7 @@ use super::Phase;
 use crate::conf::is_quorum;
 use crate::faults::{Act, Fault};
 use crate::member::CLUSTER;
-use crate::plan::SECOND;
+use crate::plan::{OpKind, SECOND};
 use crate::safety::{Checked, ensure};
 use crate::world::{Condition, Event, World};
 use quorate::types::{ConfState, NodeId};
@@ -25,7 +25,30 @@ impl World {
             }
         }
         self.counters.fired(Fault::QuorumEdge);
+        let hands_over = self.crashes.chance(1, 2);
         self.begin_phase(Phase::Edge, &down, down_us);
+        if hands_over {
+            self.hand_over_to_lost(&down);
+        }
+    }
+
+    /// Every leader that is left is asked to hand over to a member that is not there and will not
+    /// be: whatever comes of it, the quorum goes on to serve.
+    pub fn hand_over_to_lost(&mut self, lost: &BTreeSet<NodeId>) {
+        for group in self.groups() {
+            let Some(leader) = self.leader_of(group) else { continue };
+            let conf = self.safety.confs.newest(group);
+            let to = lost.iter().find(|id| conf.voters.contains(*id));
+            let to = to.and_then(|id| self.index_of(CLUSTER, *id));
+            if let Some(to) = to.filter(|_| !lost.contains(&self.slots[leader].node)) {
+                self.ask_transfer(group, leader, to);
+            }
+        }
+    }
+
+    /// Whether alarms may refuse writes in this seed, whatever the members do.
+    pub fn may_refuse_writes(&self) -> bool {
+        self.plan.quota_bytes > 0 || self.plan.ops[&OpKind::Alarm] > 0
     }
 
     pub(super) fn quorum_loss(&mut self, down_us: u64) {
@@ -128,8 +151,10 @@ impl World {
     fn start_phase_clock(&mut self, for_us: u64) {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
+        self.phase_wrote.clear();
         self.phase_groups = self.groups();
         self.phase_asked.clear();
+        self.phase_asked_write.clear();
         self.phase_ends_us = self.now_us + for_us;
         self.after(for_us, Event::EndOfPhase);
     }
@@ -193,6 +218,14 @@ impl World {
                 "no-service",
                 "group {group} has answered nothing that began within ten election timeouts although \
                  a quorum is up and connected ({phase:?})"
+            );
+            ensure!(
+                self.may_refuse_writes()
+                    || !self.phase_asked_write.contains(&group)
+                    || self.phase_wrote.contains(&group),
+                "no-service",
+                "group {group} answers reads and has taken no write that began within ten election \
+                 timeouts although a quorum is up and connected ({phase:?})"
             );
         }
         self.net.set_calm(false);

@@ -126,7 +126,7 @@ impl Keyspace {
                     outcome.revision
                 );
                 if let Ok(Reply::LeaseGrant { id, ttl_seconds }) = &reply {
-                    self.leases.told_alive(*id, open.started_us, *ttl_seconds);
+                    self.leases.told_alive(now_us, *id, open.started_us, *ttl_seconds)?;
                 }
                 self.floor.index = self.floor.index.max(index);
                 self.floor.revision = self.floor.revision.max(revision);
@@ -176,8 +176,7 @@ impl Keyspace {
                 let floor = open.floor.index;
                 if ttl_seconds > 0 {
                     self.leases.lives(group, *id, floor)?;
-                    self.leases.told_alive(*id, open.started_us, ttl_seconds);
-                    Ok(())
+                    self.leases.told_alive(now_us, *id, open.started_us, ttl_seconds)
                 } else {
                     self.leases.is_gone(now_us, group, *id, floor)
                 }
@@ -188,7 +187,9 @@ impl Keyspace {
                     return self.leases.is_gone(now_us, group, *id, floor);
                 }
                 self.leases.lives(group, *id, floor)?;
-                self.leases.time_left(now_us, group, *id, granted_seconds, remaining_seconds)
+                let asked_us = open.started_us;
+                let (granted, left) = (granted_seconds, remaining_seconds);
+                self.leases.time_left(now_us, asked_us, group, *id, granted, left)
             }
             (Call::Leases, Answer::Leases { leases, applied }) => {
                 ensure!(

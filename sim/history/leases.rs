@@ -8,7 +8,7 @@ use super::LeaseRules;
 use crate::model::Model;
 use crate::safety::{Checked, ensure};
 use quorate::types::{Command, Entry, GroupId, LeaseId, LogIndex};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 const SECOND_US: u64 = 1_000_000;
 
@@ -17,6 +17,8 @@ struct Life {
     granted: LogIndex,
     revoked: Option<LogIndex>,
     ttl_seconds: i64,
+    /// When it was ended because its leader thought that its time was over.
+    expired_us: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +27,13 @@ pub(super) struct Leases {
     lives: BTreeMap<LeaseId, Life>,
     /// The begin of the newest call that was told the lease lives, and its TTL.
     kept: BTreeMap<LeaseId, (u64, i64)>,
+    /// When the last calls were told so, and until when it may be trusted since; oldest first.
+    told: BTreeMap<LeaseId, VecDeque<(u64, u64)>>,
 }
+
+/// Of so many keepalives of a lease it is remembered when they were told: a question about the
+/// time left that was asked before all of them is held to nothing.
+const TOLD_MAX: usize = 16;
 
 impl Leases {
     /// A TTL as the fastest clock allowed counts it.
@@ -40,13 +48,36 @@ impl Leases {
         self.kept.get(&id).map(|(since, ttl)| since + self.shortest_us(*ttl))
     }
 
-    pub fn told_alive(&mut self, id: LeaseId, began_us: u64, ttl_seconds: i64) {
+    /// A call that began then is told that the lease lives. If its leader has let it run out
+    /// meanwhile, that was too early: a leader that renews a lease whose end it has proposed already
+    /// promises what it cannot keep.
+    pub fn told_alive(
+        &mut self,
+        now_us: u64,
+        id: LeaseId,
+        began_us: u64,
+        ttl_seconds: i64,
+    ) -> Checked {
+        let until = began_us + self.shortest_us(ttl_seconds);
+        let expired = self.lives.get(&id).and_then(|life| life.expired_us);
+        ensure!(
+            expired.is_none_or(|at| at >= until),
+            "lease-early",
+            "lease {id} was told to live for {ttl_seconds} s since {began_us} us, and was ended by \
+             its leader at {expired:?} us"
+        );
         let newer = self.kept.get(&id).is_none_or(|(since, _)| *since < began_us);
         // An answer may come after the lease's end.
         let lives = self.lives.get(&id).is_some_and(|life| life.revoked.is_none());
         if newer && lives {
             self.kept.insert(id, (began_us, ttl_seconds));
+            let told = self.told.entry(id).or_default();
+            told.push_back((now_us, until));
+            if told.len() > TOLD_MAX {
+                told.pop_front();
+            }
         }
+        Ok(())
     }
 
     /// No lease may be ended by its leader before its time has passed since the newest call that
@@ -77,18 +108,27 @@ impl Leases {
         Ok(())
     }
 
-    pub fn changed(&mut self, index: LogIndex, before: &[LeaseId], model: &Model) {
+    /// `expired_us` is given when it was a leader that has ended them.
+    pub fn changed(
+        &mut self,
+        expired_us: Option<u64>,
+        index: LogIndex,
+        before: &[LeaseId],
+        model: &Model,
+    ) {
         for (id, ttl_seconds) in model.lease_ttls() {
             if !before.contains(&id) {
-                let life = Life { granted: index, revoked: None, ttl_seconds };
+                let life = Life { granted: index, revoked: None, ttl_seconds, expired_us: None };
                 self.lives.insert(id, life);
             }
         }
         for id in before.iter().filter(|id| !model.has_lease(**id)) {
             if let Some(life) = self.lives.get_mut(id) {
                 life.revoked = Some(index);
+                life.expired_us = expired_us;
             }
             self.kept.remove(id);
+            self.told.remove(id);
         }
     }
 
@@ -117,10 +157,12 @@ impl Leases {
         Ok(())
     }
 
-    /// The time that is said to be left.
+    /// The time that is said to be left, to a call that began at `asked_us`. A keepalive that was
+    /// told after that may have come behind the question.
     pub fn time_left(
         &self,
         now_us: u64,
+        asked_us: u64,
         group: GroupId,
         id: LeaseId,
         granted_seconds: i64,
@@ -132,7 +174,9 @@ impl Leases {
             "lease-time",
             "group {group}: lease {id} is said to have {granted_seconds} s, granted were {ttl:?}"
         );
-        let left = self.trusted_until(id).map_or(0, |until| until.saturating_sub(now_us));
+        let told = self.told.get(&id).into_iter().flatten();
+        let known = told.filter(|(told_us, _)| *told_us <= asked_us).map(|(_, until)| *until);
+        let left = known.max().map_or(0, |until| until.saturating_sub(now_us));
         let least = i64::try_from(left / SECOND_US).unwrap_or(i64::MAX);
         let most = granted_seconds + (self.rules.grace_us.div_ceil(SECOND_US)) as i64 + 1;
         ensure!(
@@ -177,17 +221,21 @@ pub(super) fn self_check() {
     let rules = LeaseRules { drift_ppm: 10_000, grace_us: SECOND_US };
     let mut leases = Leases { rules, ..Leases::default() };
     model.apply(&Command::LeaseGrant { id, ttl_seconds: 10 }, Term(1)).reply.expect("granted");
-    leases.changed(index(1), &[], &model);
-    leases.told_alive(id, 5 * SECOND_US, 10);
+    leases.changed(None, index(1), &[], &model);
+    leases.told_alive(5 * SECOND_US + 1, id, 5 * SECOND_US, 10).expect("it lives");
     let end = Command::LeaseRevoke { ids: vec![id], leader_term: Some(Term(1)) };
     let at = |seconds: f64| (seconds * SECOND_US as f64) as u64;
     let ends = |seconds| leases.before_end(at(seconds), g, &entry(2), &end, &model);
     ends(14.91).expect("its time is over, on a fast clock");
     assert_eq!(ends(14.89).expect_err("too early").rule, "lease-early");
-    let left = |seconds, granted, left| leases.time_left(at(seconds), g, id, granted, left);
+    let left = |seconds, granted, left| {
+        leases.time_left(at(seconds), 5 * SECOND_US + 1, g, id, granted, left)
+    };
     left(6.0, 10, 8).expect("nine seconds less one percent, rounded down");
     left(6.0, 10, 12).expect("a new leader may give it a grace");
     assert_eq!(left(6.0, 10, 6).expect_err("too little").rule, "lease-time");
+    let asked_before = leases.time_left(at(6.0), 5 * SECOND_US, g, id, 10, 6);
+    asked_before.expect("it was asked before the lease was said to live");
     assert_eq!(left(6.0, 10, 13).expect_err("too much").rule, "lease-time");
     assert_eq!(left(6.0, 11, 8).expect_err("another TTL").rule, "lease-time");
     leases.listed(g, &[id], index(1)).expect("it lives");
@@ -209,7 +257,10 @@ pub(super) fn self_check() {
         )
         .reply
         .expect("changes nothing here");
-    leases.changed(index(3), &before, &after);
+    leases.changed(Some(at(20.0)), index(3), &before, &after);
+    leases.told_alive(at(21.0), id, at(9.0), 10).expect("that time was over");
+    let caught = leases.told_alive(at(21.0), id, at(11.0), 10);
+    assert_eq!(caught.expect_err("renewed on its way out").rule, "lease-early");
     assert_eq!(leases.lives(g, id, index(3)).expect_err("it has ended").rule, "lease-undead");
     assert_eq!(leases.listed(g, &[id], index(3)).expect_err("ended").rule, "lease-list");
     leases.listed(g, &[id], index(2)).expect("then it lived");

@@ -143,6 +143,8 @@ pub struct History {
     pub failed: u64,
     /// Calls answered since the switch was thrown that had begun after it. See `quorum_lost`.
     silence_since_us: Option<u64>,
+    /// The groups that must be silent; all of them if none are named.
+    silent: BTreeSet<GroupId>,
     /// Seeds with a quota may refuse writes for space before any alarm is in the log.
     pub quota: bool,
     /// For the search for an order, in seeds that get one.
@@ -191,7 +193,12 @@ impl History {
 
     /// From now on no call that begins may be answered, serializable reads excepted.
     pub fn quorum_lost(&mut self, now_us: u64) {
+        self.quorum_lost_in(now_us, BTreeSet::new());
+    }
+    /// The same of these groups only.
+    pub fn quorum_lost_in(&mut self, now_us: u64, silent: BTreeSet<GroupId>) {
         self.silence_since_us = Some(now_us);
+        self.silent = silent;
     }
     pub fn quorum_back(&mut self) {
         self.silence_since_us = None;
@@ -252,9 +259,11 @@ impl History {
         keyspace.leases.before_end(now_us, group, entry, &command, &keyspace.model)?;
         let leases = matches!(command, Command::LeaseGrant { .. } | Command::LeaseRevoke { .. });
         let before = if leases { keyspace.model.lease_ids() } else { Vec::new() };
+        let is_expiry = matches!(command, Command::LeaseRevoke { leader_term: Some(_), .. });
         let outcome = keyspace.model.apply(&command, entry.term);
         if leases {
-            keyspace.leases.changed(entry.index, &before, &keyspace.model);
+            let expired_us = is_expiry.then_some(now_us);
+            keyspace.leases.changed(expired_us, entry.index, &before, &keyspace.model);
         }
         if let (Command::Alarm(_), Ok(Reply::Alarm(_))) = (&command, &outcome.reply) {
             keyspace.alarmed.extend(keyspace.model.alarms().iter().map(|alarm| alarm.1));
@@ -309,7 +318,8 @@ impl History {
             let keyspace = self.groups.get_mut(&open.group).expect("a known group");
             return keyspace.failed(&open, error, *never, quota);
         }
-        if let Some(since) = self.silence_since_us {
+        let silent = self.silent.is_empty() || self.silent.contains(&open.group);
+        if let Some(since) = self.silence_since_us.filter(|_| silent) {
             ensure!(
                 open.started_us <= since || open.call.is_serializable(),
                 "answer-without-quorum",

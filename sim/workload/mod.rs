@@ -5,6 +5,7 @@
 //! goes to a few hot keys, so that calls really race; some of it is spread over a larger space,
 //! which the final sweep reads back.
 
+mod keepers;
 mod programs;
 mod requests;
 
@@ -14,6 +15,7 @@ use crate::history::{Answer, Call, CallId};
 use crate::plan::{OP_KINDS, OpKind, Plan};
 use crate::seed;
 use bytes::Bytes;
+use keepers::Keeper;
 use programs::{PROGRAM_LEASES, Running};
 use quorate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, CompactRequest, DeleteRangeRequest, RangeRequest,
@@ -68,6 +70,7 @@ pub struct Client {
     /// A call to be made once more.
     again: Option<(GroupId, Call)>,
     running: Option<Running>,
+    keeper: Option<Keeper>,
 }
 
 impl Client {
@@ -89,6 +92,7 @@ impl Client {
             waits: false,
             again: None,
             running: None,
+            keeper: None,
         }
     }
 
@@ -138,6 +142,9 @@ impl Client {
         groups: &[GroupId],
         told: Option<GroupId>,
     ) -> (GroupId, Call) {
+        if let Some(call) = self.keeper_call(groups) {
+            return call;
+        }
         let drawn = groups[self.rng.below(groups.len() as u64) as usize];
         let group = told.filter(|group| groups.contains(group)).unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
@@ -233,7 +240,7 @@ impl Client {
     /// A call that came to nothing, as far as its client knows, is made once more: as a new call,
     /// with a value of its own.
     pub fn try_again(&mut self, group: GroupId, call: &Call) {
-        if self.rng.chance(1, 3) {
+        if self.keeper.is_none() && self.rng.chance(1, 3) {
             self.again = Some((group, call.clone()));
         }
     }

@@ -260,6 +260,7 @@ impl Client {
         answer: &Answer,
         promises: &mut Promises,
     ) -> Checked {
+        self.keeper_answered(began_us, call, answer);
         let id = self.id;
         let leaves = self.rng.below(6);
         let Some(running) = &mut self.running else { return Ok(()) };

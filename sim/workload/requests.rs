@@ -3,6 +3,7 @@
 use super::Client;
 use crate::plan::Plan;
 use bytes::Bytes;
+use quorate::mvcc::check_txn;
 use quorate::types::command::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
     SortOrder, SortTarget, TxnRequest,
@@ -147,7 +148,7 @@ impl Client {
         let mut ops = Vec::new();
         for _ in 0..self.rng.below(4) {
             let key = self.key(plan);
-            match self.rng.below(8) {
+            match self.rng.below(9) {
                 0..=2 if !used.contains(&key) => {
                     used.push(key.clone());
                     let value = self.value(plan);
@@ -163,18 +164,46 @@ impl Client {
                 4 | 5 => {
                     let newest = self.newest(group);
                     let mut range = self.read(plan, newest);
-                    if self.rng.chance(1, 6) {
-                        range.revision = self.old_revision(newest);
+                    if self.rng.chance(1, 3) {
+                        range.revision = self.revision_in_txn(newest);
                     }
                     ops.push(RequestOp::Range(range));
                 }
                 6 if depth < DEPTH_MAX => {
                     ops.push(RequestOp::Txn(self.nested(plan, group, depth + 1, used)));
                 }
+                7 if depth < DEPTH_MAX && !used.contains(&key) => {
+                    used.push(key.clone());
+                    ops.extend(self.changed_twice(plan, key));
+                }
                 _ => {}
             }
         }
         ops
+    }
+
+    /// A revision that a range inside of a txn may ask for: the newest that was seen and those
+    /// that this txn or another one is about to make, the first ones, which a compaction has taken
+    /// sooner or later, and what nobody will ever reach.
+    fn revision_in_txn(&mut self, newest: i64) -> i64 {
+        match self.rng.below(8) {
+            0 | 1 => newest,
+            2..=4 => newest + 1,
+            5 => newest + 1 + self.rng.below(8) as i64,
+            6 if self.rng.chance(1, 4) => i64::MAX - self.rng.below(2) as i64,
+            _ => self.old_revision(newest),
+        }
+    }
+
+    /// A key that changes twice at one revision. etcd refuses two writes of a key in a txn, but for
+    /// a put in a nested txn and a delete in a later one beside it.
+    fn changed_twice(&mut self, plan: &Plan, key: Bytes) -> [RequestOp; 2] {
+        let nested = |op| RequestOp::Txn(TxnRequest { success: vec![op], ..TxnRequest::default() });
+        let (value, prev_kv) = (self.value(plan), self.rng.chance(1, 2));
+        let range = KeyRange::single(key.clone());
+        let put = PutRequest { key, value, prev_kv, ..PutRequest::default() };
+        let delete = DeleteRangeRequest { range, prev_kv: true };
+        [nested(RequestOp::Put(put)), nested(RequestOp::DeleteRange(delete))]
     }
 
     fn nested(
@@ -194,7 +223,9 @@ impl Client {
         let compare = (0..self.rng.below(3)).map(|_| self.compare(plan, group)).collect();
         let success = self.branch(plan, group, 0, &mut Vec::new());
         let failure = self.branch(plan, group, 0, &mut Vec::new());
-        TxnRequest { compare, success, failure }
+        let txn = TxnRequest { compare, success, failure };
+        debug_assert_eq!(check_txn(&txn, usize::MAX), Ok(()), "the API lets it through");
+        txn
     }
 
     pub(super) fn read_txn(&mut self, plan: &Plan, group: GroupId) -> TxnRequest {

@@ -7,12 +7,22 @@ use crate::history::{Answer, Call, CallId};
 use crate::safety::{Checked, ensure};
 use crate::workload::Open;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
-use quorate::types::{ApiError, GroupId};
+use quorate::types::{ApiError, Command, GroupId};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// Of the calls that reach a member after their client has given up, one in this many is heard.
 const LATE_CALLS_ONE_IN: u64 = 8;
+
+/// A put that only an alarm or a lack of service can refuse.
+fn is_plain_write(call: &Call) -> bool {
+    match call {
+        Call::Write(Command::Put(put)) => {
+            put.lease.is_none() && !put.ignore_lease && !put.ignore_value
+        }
+        _ => false,
+    }
+}
 
 impl World {
     pub(super) fn ask(&mut self, c: usize) {
@@ -46,6 +56,9 @@ impl World {
         let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
         if self.phase.is_some() && self.now_us >= due && in_time && !what.is_serializable() {
             self.phase_asked.insert(group);
+            if is_plain_write(&what) && self.is_whole_member(m) && self.slots[m].live.is_some() {
+                self.phase_asked_write.insert(group);
+            }
         }
         self.trace.call(self.now_us, c, m, group, id, &what);
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
@@ -155,6 +168,9 @@ impl World {
             && began.is_some_and(|at| at >= self.phase_began_us)
         {
             *self.phase_acks.entry(group).or_default() += 1;
+            if matches!(*open.call, Call::Write(_)) {
+                self.phase_wrote.insert(group);
+            }
         }
         self.clients[c].heard(group, &answer);
         self.clients[c].step_answered(
@@ -227,7 +243,8 @@ impl World {
 
     fn ask_later(&mut self, c: usize) {
         let plan = self.plan.clone();
-        let think = self.clients[c].think_us(&plan);
+        let now_us = self.now_us;
+        let think = self.clients[c].pause_us(&plan, now_us);
         self.plan_ask(c, think);
     }
 }

@@ -14,7 +14,7 @@ use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::Role;
-use quorate::types::{ClusterId, EntryKind, NodeId, StorageError};
+use quorate::types::{ClusterId, Entry, EntryKind, GroupId, NodeId, StorageError};
 use quorate::wal::Record;
 
 /// How often a member looks after watchers that no event wakes, as in production.
@@ -222,6 +222,7 @@ impl World {
             for record in &batch.batch.records {
                 if let Record::Append { group, entries } = record {
                     self.safety.on_append(node, *group, entries)?;
+                    self.changes_proposed(m, *group, entries);
                 }
             }
             self.live(m).wal_batch = Some(batch);
@@ -326,6 +327,16 @@ impl World {
             return Ok(());
         }
         Ok(())
+    }
+
+    /// Tells the nemesis of changes that a leader has just proposed.
+    fn changes_proposed(&mut self, m: usize, group: GroupId, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::ConfChange) {
+            let said = self.slots[m].live.as_ref().and_then(|live| live.said(group));
+            if said.is_some_and(|said| said.is_leader && said.term == entry.term) {
+                self.change_is_proposed(m, group, (entry.index, entry.term));
+            }
+        }
     }
 
     /// A member wants to end of its own accord.

@@ -9,7 +9,7 @@ use crate::trace::Fate;
 use bytes::BytesMut;
 use quorate::multiraft::NodeMessage;
 use quorate::node::Action;
-use quorate::types::NodeId;
+use quorate::types::{Message, MessageBody, NodeId};
 use std::rc::Rc;
 
 impl World {
@@ -114,12 +114,35 @@ impl World {
             );
         }
         self.trace.met(told, self.now_us, Fate::Arrived);
+        if let NodeMessage::Raft(messages) = &**what {
+            self.questions_arrive(to, messages);
+        }
         let action = Action::Frame {
             from: self.slots[from].node,
             incarnation: sender.0,
             message: (**what).clone(),
         };
         self.act(to, action)
+    }
+}
+
+impl World {
+    /// Questions for a vote meet the log that their voter has now, unless something before them in
+    /// the frame changes it.
+    fn questions_arrive(&mut self, to: usize, messages: &[Message]) {
+        let slot = &self.slots[to];
+        let Some(live) = slot.live.as_ref().filter(|_| !slot.wiped) else { return };
+        for (at, message) in messages.iter().enumerate() {
+            let is_question =
+                matches!(message.body, MessageBody::Vote { .. } | MessageBody::PreVote { .. });
+            if !is_question || message.to != slot.node {
+                continue;
+            }
+            let changed = messages[..at].iter().any(|before| before.group == message.group);
+            let status = live.status(message.group).filter(|_| !changed);
+            let own = status.map(|status| (status.last_term, status.last));
+            self.safety.votes.on_question(own, message);
+        }
     }
 }
 

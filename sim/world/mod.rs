@@ -99,9 +99,13 @@ pub struct World {
     /// Answered calls per group since the phase began that had begun in it.
     pub phase_began_us: u64,
     pub phase_acks: BTreeMap<GroupId, u64>,
+    /// Of these, groups that have taken a write.
+    pub phase_wrote: BTreeSet<GroupId>,
     pub phase_groups: Vec<GroupId>,
     /// Groups that were asked when the phase's promise was due, and early enough for an answer.
     pub phase_asked: BTreeSet<GroupId>,
+    /// The same of writes that nothing but a lack of service can refuse.
+    pub phase_asked_write: BTreeSet<GroupId>,
     pub phase_ends_us: u64,
     pub phase: Option<crate::chaos::Phase>,
     call_began: BTreeMap<CallId, u64>,
@@ -178,7 +182,10 @@ impl World {
         let script = job.tape.as_ref().map(|tape| Script::new(tape));
         let slots = (0..plan.members).map(|m| Slot::founding(&plan, m)).collect();
         let founders: Vec<NodeId> = (0..plan.members).map(slot::founder).collect();
-        let clients = (0..plan.clients as u64).map(|c| Client::new(&plan, c)).collect();
+        let (clients, keepers) = (plan.clients as u64, plan.lease_keepers);
+        let plain = (0..clients).map(|c| Client::new(&plan, c));
+        let clients =
+            plain.chain((clients..clients + keepers).map(|c| Client::keeper(&plan, c))).collect();
         let watchers = (0..plan.watch.watchers).map(|w| Watcher::new(&plan, w)).collect();
         let mut history = History::new(plan.groups, plan.drift_ppm());
         history.lease_grace(plan.election_us());
@@ -222,8 +229,10 @@ impl World {
             callers: BTreeMap::new(),
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
+            phase_wrote: BTreeSet::new(),
             phase_groups: Vec::new(),
             phase_asked: BTreeSet::new(),
+            phase_asked_write: BTreeSet::new(),
             phase_ends_us: 0,
             phase: None,
             call_began: BTreeMap::new(),
@@ -268,7 +277,7 @@ impl World {
         }
         self.roster.root = self.live(0).root();
         for c in 0..self.clients.len() {
-            let think = self.clients[c].think_us(&self.plan);
+            let think = self.clients[c].pause_us(&self.plan, 0);
             self.plan_ask(c, think);
         }
         self.start_watching();

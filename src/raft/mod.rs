@@ -447,6 +447,8 @@ pub struct Status {
     /// The last trimmed entry.
     pub start: LogIndex,
     pub last: LogIndex,
+    /// The term of the last entry.
+    pub last_term: Term,
     /// The log is known durable up to here.
     pub persisted: LogIndex,
     pub conf: ConfState,

@@ -633,6 +633,7 @@ impl Replica {
             applied: core.apply.applied(),
             start: core.log.start().0,
             last: core.log.last(),
+            last_term: core.log.last_term(),
             persisted: core.log.persisted(),
             conf: core.conf.clone(),
             transferee,
