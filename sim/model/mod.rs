@@ -273,7 +273,8 @@ fn after_alarms(alarms: &BTreeSet<(NodeId, AlarmKind)>, command: &Command) -> Re
         | Command::Alarm(_)
         | Command::PublishMember { .. }
         | Command::CreateGroup
-        | Command::DestroyGroup { .. } => (false, false),
+        | Command::DestroyGroup { .. }
+        | Command::Auth(_) => (false, false),
     };
     if changes && raised(AlarmKind::Corrupt) {
         return Err(ApiError::Corrupt);

@@ -12,6 +12,7 @@
 //! test), the service's file, `rpcs::RPCS` (its name for the counters), `errors` if it can fail in
 //! a new way.
 
+pub mod caller;
 pub mod convert;
 pub mod errors;
 pub mod front;
@@ -23,9 +24,11 @@ pub mod lease;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
+pub mod password;
 pub mod proto;
 pub mod rpcs;
 pub mod server;
+pub mod tokens;
 pub mod unfold;
 pub mod users;
 pub mod watch;

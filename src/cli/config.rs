@@ -1,5 +1,6 @@
 //! What the flags mean, checked. Every error is one line that says what to do about it.
 
+use super::auth_token::TokenOptions;
 use super::flags::Typed;
 use crate::types::limits::QUOTA_BYTES_DEFAULT;
 use crate::types::url::{Scheme, Url};
@@ -49,6 +50,9 @@ pub struct Config {
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
     pub cache_bytes: usize,
+    pub auth_token: TokenOptions,
+    pub auth_token_ttl_ms: u64,
+    pub bcrypt_cost: u32,
     /// Threads that serve clients, at least one.
     pub client_threads: usize,
     pub log_level: tracing::level_filters::LevelFilter,
@@ -56,6 +60,12 @@ pub struct Config {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    pub fn new(text: String) -> ConfigError {
+        ConfigError(text)
+    }
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +173,15 @@ impl Config {
             request_bytes_max,
             txn_ops_max: number(typed, "max-txn-ops", 1)?,
             cache_bytes: number(typed, "cache-bytes", 1 << 20)?,
+            auth_token: TokenOptions::parse(typed.value("auth-token"))?,
+            auth_token_ttl_ms: number(typed, "auth-token-ttl", 1u64)?.saturating_mul(1000),
+            bcrypt_cost: match number(typed, "bcrypt-cost", i64::MIN)? {
+                cost @ 4..=31 => cost as u32,
+                cost => {
+                    warnings.push(format!("--bcrypt-cost={cost} is not from 4 to 31: 10 is used"));
+                    10
+                }
+            },
             client_threads: match number(typed, "client-threads", 0)? {
                 0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
                 n => n,

@@ -49,6 +49,14 @@ pub const FLAGS: &[Flag] = &[
     flag("max-txn-ops", "OPS", "128", "Bound on the operations of one txn"),
     flag("cache-bytes", "BYTES", "67108864", "Memory for pages of the store"),
     flag("client-threads", "N", "0", "Threads that serve clients; 0 is one per core"),
+    flag(
+        "auth-token",
+        "TYPE",
+        "simple",
+        "simple, or jwt,sign-method=M,pub-key=FILE,priv-key=FILE,ttl=10m",
+    ),
+    flag("auth-token-ttl", "SECONDS", "300", "How long a simple token lasts after its last use"),
+    flag("bcrypt-cost", "N", "10", "Rounds (2^N) that comparing a password costs, 4 to 31"),
     flag("log-level", "LEVEL", "info", "debug, info, warn, error, panic or fatal"),
 ];
 
@@ -72,12 +80,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// etcd's flags that would change what the server does, and do not yet, with etcd's defaults (a
 /// default asks for nothing). Saying so beats both ignoring them and calling them unknown.
 const NOT_YET: &[(&str, &str)] = &[
-    ("auth-token", "simple"),
-    ("auth-token-ttl", "300"),
     ("auto-compaction-mode", "periodic"),
     ("auto-compaction-retention", "0"),
     ("auto-tls", "false"),
-    ("bcrypt-cost", "10"),
     ("bootstrap-defrag-threshold-megabytes", "0"),
     ("cert-file", ""),
     ("cipher-suites", ""),
