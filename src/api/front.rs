@@ -5,11 +5,13 @@
 //! says which, and a put pays for nothing else. What is not gRPC goes to `http`.
 
 use super::caller::{self, Credentials};
+use super::election::ElectionService;
 use super::errors;
 use super::health::HealthService;
 use super::http as pages;
 use super::kv::KvService;
 use super::lease::LeaseService;
+use super::lock::LockService;
 use super::maintenance::MaintenanceService;
 use super::members::ClusterService;
 use super::proto::etcdserverpb::auth_server::AuthServer;
@@ -18,6 +20,8 @@ use super::proto::etcdserverpb::kv_server::KvServer;
 use super::proto::etcdserverpb::lease_server::LeaseServer;
 use super::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use super::proto::healthpb::health_server::HealthServer;
+use super::proto::v3electionpb::election_server::ElectionServer;
+use super::proto::v3lockpb::lock_server::LockServer;
 use super::proto::watchpb::watch_server::WatchServer;
 use super::rpcs::{self, Counters, RPCS};
 use super::server::Answer;
@@ -54,6 +58,8 @@ struct Services {
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
     auth: AuthServer<AuthService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
 }
 
@@ -82,6 +88,8 @@ impl Front {
             cluster: server!(ClusterServer, ClusterService::new(node.clone())),
             maintenance: server!(MaintenanceServer, MaintenanceService::new(node.clone())),
             auth: server!(AuthServer, AuthService::new(node.clone(), options.clone())),
+            lock: server!(LockServer, LockService::new(node.clone())),
+            election: server!(ElectionServer, ElectionService::new(node.clone())),
             health: server!(HealthServer, HealthService),
             message_bytes_max: bytes,
             node,
@@ -161,6 +169,8 @@ impl Services {
             "etcdserverpb.Cluster" => self.cluster.clone().call(request),
             "etcdserverpb.Maintenance" => self.maintenance.clone().call(request),
             "etcdserverpb.Auth" => self.auth.clone().call(request),
+            "v3lockpb.Lock" => self.lock.clone().call(request),
+            "v3electionpb.Election" => self.election.clone().call(request),
             "grpc.health.v1.Health" => self.health.clone().call(request),
             other => unreachable!("{other} is listed in RPCS and has no service"),
         }

@@ -2,10 +2,12 @@
 
 use super::caller::caller_of;
 use super::convert;
-use super::errors::{not_yet, status};
+use super::errors::status;
 use super::header::{fresh_view, header};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::kv_server::Kv;
+use super::range_stream::{self, Pieces};
+use super::unfold::unfold;
 use crate::mvcc;
 use crate::node::NodeHandle;
 use crate::types::auth::Caller;
@@ -74,9 +76,14 @@ impl Kv for KvService {
 
     async fn range_stream(
         &self,
-        _: Request<pb::RangeRequest>,
+        request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        Err(not_yet("RangeStream (use Range with a limit)"))
+        let caller = caller_of(&request);
+        let request = range_stream::check(request.into_inner())?;
+        let view = fresh_view(&self.node, request.serializable).await?;
+        view.auth().check_read(caller.as_ref(), &request).map_err(|error| status(&error))?;
+        let pieces = Pieces::new(self.node.clone(), view, request);
+        Ok(Response::new(Box::pin(unfold(pieces, Pieces::next))))
     }
 
     async fn put(

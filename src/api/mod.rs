@@ -14,6 +14,7 @@
 
 pub mod caller;
 pub mod convert;
+pub mod election;
 pub mod errors;
 pub mod front;
 pub mod header;
@@ -21,11 +22,14 @@ pub mod health;
 pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
 pub mod password;
 pub mod proto;
+mod range_stream;
+mod recipe;
 pub mod rpcs;
 pub mod server;
 pub mod tokens;

@@ -114,6 +114,13 @@ pub static RPCS: &[Rpc] = &[
     unary(Access::Admin, "/etcdserverpb.Auth/RoleDelete"),
     unary(Access::Admin, "/etcdserverpb.Auth/RoleGrantPermission"),
     unary(Access::Admin, "/etcdserverpb.Auth/RoleRevokePermission"),
+    unary(Access::ByRequest, "/v3lockpb.Lock/Lock"),
+    unary(Access::ByRequest, "/v3lockpb.Lock/Unlock"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Campaign"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Proclaim"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Leader"),
+    streaming(Access::ByRequest, "/v3electionpb.Election/Observe", Kind::ServerStream),
+    unary(Access::ByRequest, "/v3electionpb.Election/Resign"),
 ];
 
 /// The watch stream, whose messages its service counts.
@@ -231,9 +238,12 @@ mod tests {
         assert_eq!(listed.len(), RPCS.len());
         // The service definitions, read as text: `rpc Name(` below `service Service {`.
         let mut declared = BTreeSet::new();
-        for text in
-            [include_str!("../../proto/rpc.proto"), include_str!("../../proto/health.proto")]
-        {
+        for text in [
+            include_str!("../../proto/rpc.proto"),
+            include_str!("../../proto/health.proto"),
+            include_str!("../../proto/v3lock.proto"),
+            include_str!("../../proto/v3election.proto"),
+        ] {
             let word = |line: &str, key: &str| {
                 let rest = line.trim().strip_prefix(key)?;
                 Some(rest.split([' ', '(', ';']).next().unwrap_or_default().to_string())
@@ -257,7 +267,7 @@ mod tests {
         assert_eq!(find("/etcdserverpb.Lease/LeaseKeepAlive"), Some(KEEP_ALIVE));
         for (path, text) in [
             ("/etcdserverpb.KV/Get", "unknown method Get for service etcdserverpb.KV"),
-            ("/v3lockpb.Lock/Lock", "unknown service v3lockpb.Lock"),
+            ("/v3lockpb.Locks/Lock", "unknown service v3lockpb.Locks"),
             ("nonsense", "malformed method name: \"nonsense\""),
         ] {
             assert_eq!(find(path), None);

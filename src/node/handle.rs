@@ -189,6 +189,19 @@ impl NodeHandle {
         }
     }
 
+    /// As `propose_as`, and nobody waits for what becomes of it.
+    pub fn propose_and_forget(&self, group: GroupId, caller: Option<Caller>, command: Command) {
+        // The answer finds that nobody listens.
+        let (token, _) = self.shared.waiters.register();
+        let action = match caller {
+            Some(caller) => Action::ProposeAs { group, token, caller, command },
+            None => Action::Propose { group, token, command },
+        };
+        if self.shared.core.try_send(action, PENDING_PROPOSALS_MAX).is_err() {
+            self.shared.waiters.remove(token);
+        }
+    }
+
     /// Returns once everything acknowledged before the call is visible in `view`.
     pub async fn read_barrier(&self, group: GroupId) -> Result<(), ApiError> {
         if self.slot(group).is_some_and(|slot| slot.alone.load(Ordering::Acquire)) {
