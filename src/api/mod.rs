@@ -17,6 +17,7 @@ pub mod convert;
 pub mod election;
 pub mod errors;
 pub mod front;
+pub mod gateway;
 pub mod header;
 pub mod health;
 pub mod http;
