@@ -15,6 +15,7 @@ mod etcdctl;
 mod failures;
 mod harness;
 mod layers;
+mod membership;
 mod recipes;
 mod store_corpus;
 mod wal_corpus;
