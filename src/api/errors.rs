@@ -120,6 +120,15 @@ pub fn row(error: &ApiError) -> (Code, &'static str) {
         ApiError::AuthOldRevision => {
             (Code::InvalidArgument, "etcdserver: revision of auth store is old")
         }
+        ApiError::DowngradeFormat => {
+            (Code::InvalidArgument, "etcdserver: wrong downgrade target version format")
+        }
+        ApiError::DowngradeTarget => {
+            (Code::InvalidArgument, "etcdserver: invalid downgrade target version")
+        }
+        ApiError::DowngradeInProgress => {
+            (Code::FailedPrecondition, "etcdserver: cluster has a downgrade job in progress")
+        }
         // Not in etcd's table, so Unknown, in the words of its auth package.
         ApiError::NoPasswordUser => {
             (Code::Unknown, "auth: authentication failed, password was given for no password user")
@@ -197,6 +206,9 @@ mod tests {
             (16, "invalid auth token", InvalidAuthToken),
             (3, "invalid auth management", InvalidAuthManagement),
             (3, "revision of auth store is old", AuthOldRevision),
+            (3, "wrong downgrade target version format", DowngradeFormat),
+            (3, "invalid downgrade target version", DowngradeTarget),
+            (9, "cluster has a downgrade job in progress", DowngradeInProgress),
         ];
         for (code, text, error) in rows {
             let status = status(&error);
