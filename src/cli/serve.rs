@@ -241,12 +241,15 @@ pub async fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String>
     Ok(boot)
 }
 
-/// Whether the flags name the member of this row: by where it is reached now, or by where it began
-/// (its URLs may have been changed since, on one of the two sides).
+/// Whether the flags name the member of this row: by where it is reached now, by where it was when
+/// the cluster began, or by its name in that cluster.
 fn is_named(config: &Config, row: &Member) -> bool {
     let urls: Vec<Url> = row.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
     let began = membership::member_id(&row.peer_urls, &config.cluster_token, None);
-    began == row.id || same_urls(&urls, &config.advertise_peer_urls)
+    let entry = config.own_entry().is_ok_and(|entry| same_urls(&urls, &entry.peer_urls));
+    entry
+        || same_urls(&urls, &config.advertise_peer_urls)
+        || (began == row.id && row.name == config.name)
 }
 
 fn nonzero(io: &Io) -> u64 {

@@ -164,6 +164,7 @@ fn a_cluster_grows_and_its_members_are_replaced() {
     cluster.members[third].set_flag("--initial-cluster", &initial);
     cluster.members[third].start();
     serves(&cluster.members[third]);
+    started(&ctl, 4);
     assert_ne!(id_of(&ctl, "m3"), lost, "an id was used twice");
 
     // A member that joined needs nothing but its data directory.
@@ -298,6 +299,16 @@ fn leaders_move_and_are_removed() {
     }
 }
 
+/// Waits until the cluster knows every member by name.
+async fn all_started(client: &Client) {
+    let begun = Instant::now();
+    let unnamed = |list: &pb::MemberListResponse| list.members.iter().any(|m| m.name.is_empty());
+    while client.members(true).await.map_or(true, |list| unnamed(&list)) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", client.members(false).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn id(hex: &str) -> u64 {
     u64::from_str_radix(hex, 16).expect("etcdctl prints ids in hex")
 }
@@ -308,6 +319,9 @@ fn every_refusal_has_etcds_code_and_text() {
     runtime().block_on(async {
         let clients: Vec<Client> =
             cluster.members.iter().map(|member| Client::new(&member.client())).collect();
+        for client in &clients {
+            all_started(client).await;
+        }
         let said = |result: Result<(), tonic::Status>| {
             let status = result.expect_err("a refusal");
             (status.code(), status.message().to_string())
@@ -378,6 +392,7 @@ fn too_few_started_members_and_the_last_one() {
             (status.code(), status.message().to_string())
         };
         let client = Client::new(&cluster.members[0].client());
+        all_started(&client).await;
         let members = client.members(true).await.expect("a list").members;
         assert_eq!(said(client.remove(members[0].id).await), refused);
         // One may grow to two; then the second has to come before anything else.
@@ -490,4 +505,40 @@ fn a_downgrade_is_checked_kept_and_cancelled() {
         assert_eq!((info.enabled, info.target_version.as_str()), (false, ""));
         assert_eq!(client.downgrade(Validate, "3.5").await.expect("one down"), "3.6");
     });
+}
+
+#[test]
+fn a_data_directory_goes_with_its_member_and_with_no_other() {
+    if !is_quorate() || !have_etcdctl("moved and mixed up members") {
+        return;
+    }
+    let mut cluster = Cluster::start("moved", 3, &[]);
+    let ctl = ctl_of(&cluster.members[0]);
+    started(&ctl, 3);
+    let id = id_of(&ctl, "m3");
+    let url = format!("http://127.0.0.1:{}", free_port());
+    ctl.ok(&["member", "update", &id, &format!("--peer-urls={url}")]);
+    // Flags that begin a cluster no longer give this member's id: its directory still does.
+    let moved = &mut cluster.members[2];
+    moved.kill();
+    moved.set_flag("--listen-peer-urls", &url);
+    moved.set_flag("--initial-advertise-peer-urls", &url);
+    moved.start();
+    serves(moved);
+    // And once more, when its own checkpoint knows the new URL.
+    let (status, _) = moved.terminate();
+    assert!(status.success(), "{status:?}");
+    moved.start();
+    serves(moved);
+
+    let other = cluster.members[1].data_dir.display().to_string();
+    for at in [0, 1] {
+        let (status, _) = cluster.members[at].terminate();
+        assert!(status.success(), "{status:?}");
+    }
+    let mixed = &mut cluster.members[0];
+    mixed.set_flag("--data-dir", &other);
+    mixed.start();
+    assert!(!mixed.wait_end(PATIENCE).success());
+    assert!(mixed.log_text().contains("belongs to member"), "{}", mixed.log_text());
 }
