@@ -26,8 +26,8 @@ use std::time::Duration;
 
 /// Between two looks at whether the member is ready.
 const READY_LOOK: Duration = Duration::from_millis(5);
-/// How often watchers that asked for it are told of progress (etcd: 10 minutes).
-const PROGRESS_INTERVAL_MS: u64 = 600_000;
+/// Between two counts of what is left of a long lease (etcd: 5 minutes).
+const LEASE_CHECKPOINT_MS: u64 = 300_000;
 
 /// Serves until told to stop or until the member cannot go on. The text of an error says what to
 /// do.
@@ -160,7 +160,7 @@ pub fn start_config(config: &Config) -> StartConfig {
             token_ttl_ms: config.auth_token_ttl_ms,
         },
         checkpoint_entries: config.snapshot_count,
-        progress_interval_ms: PROGRESS_INTERVAL_MS,
+        progress_interval_ms: config.progress_interval_ms,
         observer: None,
     }
 }
@@ -236,6 +236,7 @@ pub async fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String>
     core.learners_max = config.learners_max;
     core.strict_reconfig = config.strict_reconfig;
     core.quota_bytes = config.quota_bytes.unwrap_or(0);
+    core.lease_checkpoint_ms = config.lease_checkpoints.then_some(LEASE_CHECKPOINT_MS);
     let mut boot = BootConfig::new(&config.data_dir, core, founding);
     boot.store = StoreOptions { cache_bytes: config.cache_bytes };
     Ok(boot)

@@ -130,8 +130,12 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 put_varint(out, term.0);
             }
         }
-        Command::LeaseCheckpoint { remaining } => {
+        Command::LeaseCheckpoint { remaining, leader_term } => {
             out.put_u8(LEASE_CHECKPOINT);
+            put_bool(out, leader_term.is_some());
+            if let Some(term) = leader_term {
+                put_varint(out, term.0);
+            }
             put_varint(out, remaining.len() as u64);
             for (id, seconds) in remaining {
                 out.put_i64_le(id.0);
@@ -183,6 +187,7 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
             leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
         },
         LEASE_CHECKPOINT => Command::LeaseCheckpoint {
+            leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
             remaining: r.list(9, "lease checkpoints", |r| {
                 Ok((decode_lease(r)?, r.zigzag("remaining ttl")?))
             })?,

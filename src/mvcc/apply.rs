@@ -167,8 +167,8 @@ impl<'a> Write<'a> {
                 self.lease_revoke(ids, *leader_term, at.term)?;
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining } => {
-                self.lease_checkpoint(remaining)?;
+            Command::LeaseCheckpoint { remaining, leader_term } => {
+                self.lease_checkpoint(remaining, *leader_term, at.term)?;
                 Reply::LeaseCheckpoint
             }
             Command::Alarm(request) => Reply::Alarm(self.alarm(request)?),

@@ -11,6 +11,7 @@ mod auth;
 mod bad_input;
 mod btree_threads;
 mod client;
+mod errors;
 mod etcdctl;
 mod failures;
 mod harness;

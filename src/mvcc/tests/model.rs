@@ -279,7 +279,10 @@ impl Model {
                 }
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining } => {
+            Command::LeaseCheckpoint { remaining, leader_term } => {
+                if leader_term.is_some_and(|term| term != Term(1)) {
+                    return Err(ApiError::NotLeader);
+                }
                 for (id, seconds) in remaining {
                     if let Some(lease) = self.leases.get_mut(id) {
                         lease.1 = *seconds;
