@@ -18,6 +18,7 @@ mod downgrade;
 pub mod election;
 pub mod errors;
 pub mod front;
+pub mod gateway;
 pub mod header;
 pub mod health;
 pub mod http;
