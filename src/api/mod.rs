@@ -14,6 +14,7 @@
 
 pub mod caller;
 pub mod convert;
+mod downgrade;
 pub mod election;
 pub mod errors;
 pub mod front;

@@ -17,6 +17,7 @@ mod failures;
 mod gateway;
 mod harness;
 mod layers;
+mod membership;
 mod recipes;
 mod store_corpus;
 mod wal_corpus;
