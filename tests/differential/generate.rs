@@ -9,6 +9,7 @@ mod maintenance;
 mod recipes;
 mod watch;
 
+use crate::gateway;
 use crate::play::Op;
 use crate::symbols::{COMPACTED, NOW};
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub enum Theme {
     Auth,
     Recipes,
     Cluster,
+    Gateway,
 }
 
 impl Theme {
@@ -44,6 +46,7 @@ pub const THEMES: &[Theme] = &[
     Theme::Auth,
     Theme::Recipes,
     Theme::Cluster,
+    Theme::Gateway,
 ];
 
 pub fn sequence(theme: Theme, ops: usize) -> Gen<Vec<Op>> {
@@ -54,9 +57,21 @@ pub fn sequence(theme: Theme, ops: usize) -> Gen<Vec<Op>> {
         Theme::Maintenance => prop_oneof![3 => maintenance::op(), 5 => kv::op()].boxed(),
         Theme::Recipes => prop_oneof![4 => recipes::op(), 1 => lease::op(), 1 => kv::op()].boxed(),
         Theme::Cluster => prop_oneof![2 => cluster::op(), 1 => kv::op()].boxed(),
+        Theme::Gateway => {
+            let some = prop_oneof![5 => kv::op(), 1 => lease::op(), 2 => recipes::op()];
+            some.prop_map(by_json).boxed()
+        }
         Theme::Auth => return auth::sequence(ops),
     };
     prop::collection::vec(op, ops / 2..=ops).boxed()
+}
+
+/// By the gateway, where it has the call. What is filled in while playing stays with gRPC.
+fn by_json(op: Op) -> Op {
+    match op {
+        Op::Call(call) if gateway::has(&call) => Op::Json(call),
+        other => other,
+    }
 }
 
 /// `0` or empty, unless chance wants it otherwise.

@@ -2,6 +2,7 @@
 //! narrow as it can be said.
 
 use crate::call::{Answer, Reply};
+use quorate::api::proto::authpb;
 use tonic::Code;
 
 /// One difference that is argued for.
@@ -29,7 +30,7 @@ const KNOWN: &[Known] = &[
             let put = is_refused(etcd, Code::InvalidArgument, "etcdserver: key not found")
                 || is_refused(etcd, Code::NotFound, "etcdserver: requested lease not found");
             put && matches!(ours, Answer::Refused(Code::OutOfRange, text)
-                if text.starts_with("etcdserver: mvcc: required revision "))
+                if text.contains("etcdserver: mvcc: required revision "))
         },
     },
     Known {
@@ -103,6 +104,29 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
+        rpc: "Auth/RoleGet",
+        what: "what the root role permits",
+        why: "3.6 says everything, 3.5 shows what was granted: nothing",
+        is_it: |etcd, ours| match (etcd, ours) {
+            (Answer::Reply(Reply::RoleGet(etcd)), Answer::Reply(Reply::RoleGet(ours))) => {
+                let everything = |p: &authpb::Permission| {
+                    p.perm_type == 2 && p.key.is_empty() && &p.range_end[..] == b"\0"
+                };
+                etcd.perm.is_empty() && ours.perm.len() == 1 && everything(&ours.perm[0])
+            }
+            _ => false,
+        },
+    },
+    Known {
+        rpc: "Maintenance/Downgrade",
+        what: "calling off a downgrade that nobody began",
+        why: "3.5 refuses it, 3.6 is content",
+        is_it: |etcd, ours| {
+            is_refused(etcd, Code::FailedPrecondition, "etcdserver: no inflight downgrade job")
+                && matches!(ours, Answer::Reply(Reply::Downgrade(_)))
+        },
+    },
+    Known {
         rpc: "Maintenance/Status",
         what: "who may ask",
         why: "3.5.28 to 3.5.30 ask for the root role, 3.6.14 for any user",
@@ -112,8 +136,8 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
-        rpc: "Maintenance/Hash",
-        what: "the code of a refused user",
+        rpc: "Maintenance/",
+        what: "the code of a refused user, of Hash, HashKV and Defragment",
         why: "3.5 forgets to translate it, 3.6 does not",
         is_it: |etcd, ours| match (etcd, ours) {
             (Answer::Refused(Code::Unknown, etcd), Answer::Refused(code, ours)) => {
@@ -130,8 +154,10 @@ const ENDED_WATCH: &str = "Watch/Watch: a watch that a compaction has ended (etc
                            answers its cancellation, and tells the stream no progress until then; \
                            for ours it is over)";
 
+/// By gRPC, or by the gateway, which puts its HTTP status in front.
 fn is_refused(answer: &Answer, code: Code, text: &str) -> bool {
-    matches!(answer, Answer::Refused(c, t) if *c == code && t == text)
+    matches!(answer, Answer::Refused(c, t) if *c == code
+        && (t == text || t.starts_with("HTTP ") && t.ends_with(text)))
 }
 
 /// The list, and how often each entry was needed.

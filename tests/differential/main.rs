@@ -6,7 +6,7 @@
 //! the differences that are meant. The first sequence to differ is shrunk and printed with both
 //! answers.
 //!
-//! An ordinary run plays a few dozen sequences. `QUORATE_DIFFERENTIAL=N` plays N, and from 300 on
+//! An ordinary run plays a few dozen sequences. `QUORATE_DIFFERENTIAL=N` plays N, and from 2,000 on
 //! fails too if a listed difference never showed; `QUORATE_DIFFERENTIAL_SEED` starts at another
 //! seed; `QUORATE_DIFFERENTIAL_ALL=1` goes on after a difference and shrinks none. Each sequence
 //! has its own seed, which is printed when it differs.
@@ -18,6 +18,7 @@
 )]
 
 mod call;
+mod gateway;
 mod generate;
 #[allow(dead_code, reason = "it serves the tests in tests/it as well")]
 #[path = "../it/harness.rs"]
@@ -40,9 +41,9 @@ use servers::Pair;
 use shrink::Shrinker;
 use std::fmt::Write as _;
 
-const SHORT_SEQUENCES: u64 = 35;
+const SHORT_SEQUENCES: u64 = 40;
 /// So many sequences meet every listed difference.
-const STALE_AFTER: u64 = 300;
+const STALE_AFTER: u64 = 2_000;
 /// Operations in a sequence, at most.
 const OPS_MAX: usize = 60;
 /// Sequences that one pair of servers sees before it is replaced by a fresh one.

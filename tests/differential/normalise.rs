@@ -80,6 +80,10 @@ pub fn answer(answer: Answer, server: &Server) -> Answer {
                 login.token = "TOKEN".to_string();
             }
         }
+        // etcd keeps those of one key in the order they were granted in, ours by their ends.
+        Reply::RoleGet(role) => {
+            role.perm.sort_by(|a, b| (&a.key, &a.range_end).cmp(&(&b.key, &b.range_end)));
+        }
         Reply::Alarm(alarm) => {
             for alarm in &mut alarm.alarms {
                 own_id(&mut alarm.member_id, server.member_id);

@@ -1,6 +1,7 @@
 //! Plays a sequence on both servers in step, and stops at the first answer that differs.
 
 use crate::call::{Answer, Call, Plain, Reply, send};
+use crate::gateway;
 use crate::known::Differences;
 use crate::normalise;
 use crate::servers::{Pair, Server};
@@ -18,6 +19,8 @@ use tonic::metadata::MetadataMap;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     Call(Call),
+    /// The same by the JSON gateway.
+    Json(Call),
     /// A lease that would expire before the sequence ends, or whose id the server chooses:
     /// granted and revoked at once.
     ShortLease(pb::LeaseGrantRequest),
@@ -58,7 +61,7 @@ impl Op {
     /// The RPC's path.
     pub fn path(&self) -> &'static str {
         match self {
-            Op::Call(call) => call.path(),
+            Op::Call(call) | Op::Json(call) => call.path(),
             Op::ShortLease(_) => "/etcdserverpb.Lease/LeaseGrant",
             Op::KeepAlive(_) => "/etcdserverpb.Lease/LeaseKeepAlive",
             Op::Watch { .. } => WATCH,
@@ -135,6 +138,22 @@ impl<'a> Player<'a> {
     async fn step(&mut self, at: usize, op: Op) -> Result<(), Difference> {
         match op {
             Op::Call(call) => self.call(at, call).await.map(|_| ()),
+            Op::Json(mut call) => {
+                self.revisions.resolve_call(&mut call);
+                if matches!(call, Call::Compact(_)) {
+                    self.compare_streams(at).await?;
+                }
+                let etcd = gateway::post(&self.pair.etcd, &call);
+                let ours = gateway::post(&self.pair.ours, &call);
+                if let Answer::Told(body) = &etcd {
+                    self.revisions.now = gateway::revision(body).unwrap_or(self.revisions.now);
+                    if let Call::Compact(compact) = &call {
+                        self.revisions.compacted = compact.revision;
+                    }
+                }
+                let request = format!("JSON of {}", readable(&call));
+                self.compare(at, call.path(), request, vec![etcd], vec![ours])
+            }
             Op::ShortLease(grant) => {
                 let (etcd, ours) = self.call(at, Call::LeaseGrant(grant)).await?;
                 if let (Some(etcd), Some(ours)) = (granted(&etcd), granted(&ours)) {

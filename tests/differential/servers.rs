@@ -40,6 +40,8 @@ fn is_35(path: &Path) -> bool {
 /// A server, and what has to be known of it to compare its answers with the other's.
 pub struct Server {
     pub channel: Channel,
+    /// Of clients, `host:port`.
+    pub address: String,
     pub cluster_id: u64,
     pub member_id: u64,
     /// Its own addresses, as its member list gives them.
@@ -69,7 +71,7 @@ impl Server {
         urls.extend(member.client_ur_ls);
         let (cluster_id, member_id) = (header.cluster_id, header.member_id);
         assert!(cluster_id != 0 && member_id != 0, "{name} does not know itself: {header:?}");
-        Server { channel, cluster_id, member_id, urls }
+        Server { channel, address: address.to_string(), cluster_id, member_id, urls }
     }
 }
 

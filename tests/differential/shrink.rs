@@ -86,6 +86,14 @@ fn simpler(op: &Op) -> Vec<Op> {
             };
             return (0..ops.len()).rev().map(fewer).collect();
         }
+        Op::Json(call) => {
+            let simpler = simpler(&Op::Call(call.clone())).into_iter();
+            let as_json = |op| match op {
+                Op::Call(call) => Op::Json(call),
+                other => other,
+            };
+            return simpler.map(as_json).collect();
+        }
         Op::As(who, op) => {
             let simpler = simpler(op).into_iter();
             return simpler.map(|op| Op::As(who, Box::new(op))).collect();

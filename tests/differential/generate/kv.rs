@@ -18,8 +18,21 @@ pub fn op() -> Gen<Op> {
         10 => put().prop_map(Call::Put),
         10 => read().prop_map(Call::Range),
         4 => delete().prop_map(Call::DeleteRange),
-        10 => txn(DEPTH).prop_map(Call::Txn),
+        10 => txn(DEPTH).prop_map(harmless).prop_map(Call::Txn),
         1 => unknown_sort(),
+        1 => compact().prop_map(Call::Compact),
+    ]
+    .prop_map(Op::Call)
+    .boxed()
+}
+
+/// Without nested txns.
+pub fn flat() -> Gen<Op> {
+    prop_oneof![
+        4 => put().prop_map(Call::Put),
+        2 => read().prop_map(Call::Range),
+        2 => delete().prop_map(Call::DeleteRange),
+        4 => txn(0).prop_map(harmless).prop_map(Call::Txn),
         1 => compact().prop_map(Call::Compact),
     ]
     .prop_map(Op::Call)
@@ -140,6 +153,32 @@ pub fn txn(depth: u32) -> Gen<pb::TxnRequest> {
     (prop::collection::vec(compare(), 0..=2), branch(), branch())
         .prop_map(|(compare, success, failure)| pb::TxnRequest { compare, success, failure })
         .boxed()
+}
+
+/// Without what ends etcd: a put that keeps the value of a key which the same txn has deleted.
+fn harmless(mut txn: pb::TxnRequest) -> pb::TxnRequest {
+    if deletes(&txn) {
+        keep_nothing(&mut txn);
+    }
+    txn
+}
+
+fn deletes(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Request::RequestDeleteRange(_)) => true,
+        Some(Request::RequestTxn(nested)) => deletes(nested),
+        _ => false,
+    })
+}
+
+fn keep_nothing(txn: &mut pb::TxnRequest) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match &mut op.request {
+            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Some(Request::RequestTxn(nested)) => keep_nothing(nested),
+            _ => {}
+        }
+    }
 }
 
 fn request_op(depth: u32) -> Gen<pb::RequestOp> {
