@@ -23,6 +23,7 @@ mod member;
 mod model;
 mod net;
 mod plan;
+mod rules;
 mod run;
 mod safety;
 mod seed;

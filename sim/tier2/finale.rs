@@ -13,6 +13,7 @@ use super::world::{Role, World};
 use crate::faults::Fault;
 use crate::history::Call;
 use crate::plan::{MS, SECOND};
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, Violation, broken, ensure};
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::etcdserverpb::lease_client::LeaseClient;
@@ -214,7 +215,7 @@ impl Finale {
             return Ok(());
         }
         if !settled {
-            return broken(
+            return broken!(
                 "not-converged",
                 format!("committed {}\n  {}", lock(&world.judge).committed(), self.states()),
             );
@@ -225,7 +226,7 @@ impl Finale {
         };
         if !self.wait(told).await && !world.story.is_broken() {
             let done: Vec<i64> = self.watchers.iter().map(|watcher| watcher.done()).collect();
-            return broken(
+            return broken!(
                 "watch-silent",
                 format!("watchers were told up to {done:?} of {}", lock(&world.judge).revision()),
             );
@@ -246,7 +247,7 @@ impl Finale {
             let id = lock(&world.judge).history.begin(now_us, GroupId::ROOT, call.clone());
             let told = match perform(self.line(host), call.clone()).await {
                 Ok(told) => told,
-                Err(status) => return broken("no-service", format!("member {host}: {status}")),
+                Err(status) => return broken!("no-service", format!("member {host}: {status}")),
             };
             let now_us = world.story.now_us();
             lock(&world.judge).heard(now_us, id, &call, &told)?;
@@ -303,13 +304,14 @@ impl Finale {
                 machine.stopping = true;
                 machine.process.as_ref().and_then(|process| process.running.clone())
             });
-            if let Some(running) = running {
+            // The canary's members are never told.
+            if let Some(running) = running.filter(|_| !is_spoilt("stop-hangs")) {
                 running.stop();
             }
         }
         let gone = || self.world.hosts().all(|host| self.world.with(host, |m| m.process.is_none()));
         if !self.wait(gone).await && !self.world.story.is_broken() {
-            return broken("stop-hangs", "members were asked to stop and did not".to_owned());
+            return broken!("stop-hangs", "members were asked to stop and did not".to_owned());
         }
         Ok(())
     }

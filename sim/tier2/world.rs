@@ -11,7 +11,8 @@ use super::process::{Costs, Life, io};
 use super::story::{Story, lock};
 use crate::faults::Fault;
 use crate::plan::{MS, Plan};
-use crate::safety::{Violation, broken};
+use crate::rules;
+use crate::safety::{broken, rule};
 use madsim::runtime::Handle;
 use quorate::api::front::Front;
 use quorate::api::rpcs::Counters;
@@ -240,7 +241,7 @@ impl World {
             _ => false,
         };
         if !expected {
-            self.story.check(broken(
+            self.story.check(broken!(
                 "unwanted-stop",
                 format!("machine {host}, process {number} as {role:?}: {end:?}"),
             ));
@@ -258,7 +259,7 @@ impl World {
     }
 
     pub fn violated(&self, rule: &'static str, detail: String) {
-        self.story.check(Err(Violation { rule, detail }));
+        self.story.check(rules::report(rule, || detail));
     }
 }
 
@@ -363,7 +364,10 @@ impl Observer for Tap {
     fn applying(&self, group: GroupId, entries: &[Entry]) {
         let Some(world) = self.world.upgrade() else { return };
         if self.role != Role::Member {
-            let rule = if self.role == Role::Wiped { "wiped-applies" } else { "foreign-heard" };
+            let rule = match self.role {
+                Role::Wiped => rule!("wiped-applies"),
+                _ => rule!("foreign-heard"),
+            };
             let detail = format!("machine {}: {:?} applies {entries:?}", self.host, self.role);
             world.violated(rule, detail);
             return;
