@@ -280,6 +280,7 @@ fn after_alarms(alarms: &BTreeSet<(NodeId, AlarmKind)>, command: &Command) -> Re
         Command::LeaseCheckpoint { .. }
         | Command::Alarm(_)
         | Command::PublishMember { .. }
+        | Command::SetDowngrade { .. }
         | Command::CreateGroup
         | Command::DestroyGroup { .. }
         | Command::Auth(_) => (false, false),

@@ -4,7 +4,7 @@
 //! and answers are written. Membership has no revision: headers say 0.
 
 use super::convert::member_to_proto;
-use super::errors::status;
+use super::errors::{self, status};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::cluster_server::Cluster;
@@ -28,8 +28,17 @@ impl ClusterService {
         &self,
         change: MembershipChange,
     ) -> Result<(Option<Member>, Vec<pb::Member>), Status> {
+        let asked = format!("{change:?}");
         let changed = self.node.change_membership(change).await;
-        let (member, members) = changed.map_err(|error| status(&error))?;
+        let (member, members) = changed.map_err(|error| {
+            tracing::warn!(
+                "local-member-id" = %self.node.member_id(),
+                "requested-change" = asked,
+                error = errors::row(&error).1,
+                "rejecting member change request"
+            );
+            status(&error)
+        })?;
         Ok((member, members.iter().map(member_to_proto).collect()))
     }
 }

@@ -181,6 +181,7 @@ impl Digest {
             }
             Ok(Reply::DestroyGroup) => self.number(11),
             Ok(Reply::Auth) => self.number(12),
+            Ok(Reply::SetDowngrade) => self.number(14),
             Ok(Reply::Authenticated { auth_revision, .. }) => {
                 self.number(13);
                 self.number(*auth_revision);

@@ -211,6 +211,7 @@ impl Model {
             Command::Alarm(_)
                 | Command::LeaseCheckpoint { .. }
                 | Command::PublishMember { .. }
+                | Command::SetDowngrade { .. }
                 | Command::CreateGroup
                 | Command::DestroyGroup { .. }
                 | Command::Auth(_)
@@ -309,6 +310,7 @@ impl Model {
                 })
             }
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::SetDowngrade { .. } => Reply::SetDowngrade,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
             Command::Auth(_) => unreachable!("users have scenarios of their own"),
         })
