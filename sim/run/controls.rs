@@ -4,7 +4,7 @@ use super::play::apart;
 use super::{Outcome, world};
 use crate::plan::Plan;
 use crate::trace::html;
-use crate::{history, model, safety, tape, votes, watch, wgl, workload};
+use crate::{committed, history, model, safety, tape, votes, watch, wgl, workload};
 
 /// The referees' own tests. To add one: a function that panics when its referee is blind.
 const CONTROLS: &[(&str, fn())] = &[
@@ -15,6 +15,7 @@ const CONTROLS: &[(&str, fn())] = &[
     ("black box", wgl::self_check),
     ("programs", workload::self_check),
     ("votes", votes::self_check),
+    ("committed", committed::self_check),
     ("picture", html::self_check),
     ("canary", canary),
 ];
