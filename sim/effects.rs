@@ -6,8 +6,9 @@
 //! how often it was seen and how often a crash fell right between the two. A pair that was seen and
 //! never crashed in is a gap, and the run names it.
 //!
-//! Crashes get there in three ways: by the act `crash-between` (effects of the member), by
-//! `crash-in-write` (operations of its disk), and by a `Point`, which the enumerator names.
+//! Crashes get there in four ways: by the act `crash-between` (effects of the member), by
+//! `crash-in-write` (operations of its disk), by `crash-rare` (the next of a pair that the run has
+//! seldom seen), and by a `Point`, which the enumerator names.
 
 use quorate::io::MemDisk;
 use std::collections::BTreeMap;
@@ -64,6 +65,10 @@ pub struct Kind(u8);
 impl Kind {
     pub fn is_disk(self) -> bool {
         self.0 >= SYNC_DIR
+    }
+    /// What the disk calls it, if it is one of its operations.
+    pub fn operation(self) -> Option<u8> {
+        self.is_disk().then_some(self.0)
     }
     /// The kind of a disk operation.
     fn of_operation(op: &str, path: &Path) -> u8 {
@@ -192,6 +197,22 @@ impl Effects {
             places.push(Place { member: m, event: self.event, nth: number, pair });
         }
         Some((pair, number))
+    }
+
+    /// One of the pairs that were seen so far: of those without a crash yet, one that came seldom
+    /// rather than one that came often.
+    pub fn rare_pair(&self, draw: u64) -> Option<Pair> {
+        let mut open: Vec<(u64, Pair)> = self
+            .pairs
+            .iter()
+            .filter(|(_, count)| count.crashed == 0)
+            .map(|(pair, count)| (count.seen, *pair))
+            .collect();
+        open.sort_unstable();
+        // The smaller of two draws.
+        let n = open.len() as u64;
+        let at = (draw % n.max(1)).min((draw >> 16) % n.max(1));
+        open.get(at as usize).map(|(_, pair)| *pair)
     }
 
     pub fn crashed(&mut self, pair: Pair) {

@@ -49,6 +49,7 @@ faults! {
     Crash "crash",
     CrashInWrite "crash-in-write",
     CrashBetween "crash-between",
+    CrashRare "crash-rare",
     Pause "pause",
     LongPause "long-pause",
     FreezeAll "freeze-all",
@@ -305,6 +306,12 @@ pub enum Act {
         after: u64,
         down_us: u64,
     },
+    /// When one of the pairs of effects that this run has seen least is next met (`effects`).
+    CrashRare {
+        member: usize,
+        draw: u64,
+        down_us: u64,
+    },
     Pause {
         member: usize,
         for_us: u64,
@@ -478,6 +485,7 @@ impl Nemesis {
                 Act::CrashInWrite { member, after_ops: 1 + b % 40, down_us: time }
             }
             Fault::CrashBetween => Act::CrashBetween { member, after: 1 + b % 60, down_us: time },
+            Fault::CrashRare => Act::CrashRare { member, draw: c, down_us: time },
             Fault::Pause => Act::Pause { member, for_us: time },
             Fault::QuorumEdge => Act::QuorumEdge { down_us: time * 2 },
             Fault::QuorumLoss => Act::QuorumLoss { down_us: time * 2 },

@@ -19,6 +19,7 @@ impl World {
 
     pub fn finale(&mut self) -> Checked {
         self.core_mode()?;
+        self.look_before_the_end();
         self.heal_all()?;
         self.serve_again()?;
         self.quiet = true;
@@ -39,6 +40,7 @@ impl World {
                 self.plan_restart(m, at);
             }
         }
+        self.rot_while_off();
         self.read_everything()?;
         self.settle()?;
         self.compare_with_model()?;

@@ -36,12 +36,23 @@ impl World {
         };
         self.step(m, step);
         let done = match work {
-            Work::WalWrite => self.wal_write(m),
+            Work::WalWrite => {
+                if let Some(batch) = self.live(m).wal_batch.as_ref().map(|b| b.batch.clone()) {
+                    self.check_given_up(m, &batch.records)?;
+                }
+                self.wal_write(m)
+            }
             Work::WalSync => return self.wal_sync(m),
             Work::Turn => return self.end_turn(m),
             Work::LogRead => self.log_read(m),
             Work::Apply => self.apply_job(m)?,
-            Work::Background => self.background(m),
+            Work::Background => {
+                let done = self.background(m);
+                if done.is_ok() && self.slots[m].live.is_some() {
+                    self.check_background(m)?;
+                }
+                done
+            }
             Work::Serve => self.serve(m),
             Work::Install => self.install_step(m),
             Work::Publish => {
@@ -128,7 +139,8 @@ impl World {
     ) -> Result<Result<(), StorageError>, crate::safety::Violation> {
         let live = self.live(m);
         live.applying = false;
-        let Some(job) = live.jobs.pop_front() else { return Ok(Ok(())) };
+        let next = live.next_job().and_then(|at| live.jobs.remove(at));
+        let Some(job) = next else { return Ok(Ok(())) };
         match job {
             Job::Apply(job) => {
                 let before = live.applied(job.group);
@@ -256,6 +268,7 @@ impl World {
         }
         if live.spare_wanted {
             live.spare_wanted = live.wal.prepare_spare()?;
+            live.tidied = !live.spare_wanted;
         }
         Ok(())
     }

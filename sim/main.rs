@@ -27,6 +27,7 @@ mod plan;
 mod run;
 mod safety;
 mod seed;
+mod stores;
 mod strangers;
 mod swarm;
 mod tape;

@@ -5,6 +5,7 @@ use crate::coverage::{Facet, conf_kind, peer_phase, role};
 use crate::history::{Answer, Call, LeaseRow};
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
+use crate::stores;
 use crate::trace::hash_bytes;
 use crate::watch::WatchPlan;
 use bytes::BytesMut;
@@ -39,8 +40,8 @@ use std::sync::Arc;
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 pub const FOREIGN_CLUSTER: ClusterId = ClusterId(0xf0e);
-const WAL_DIR: &str = "/data/member/wal";
-const STORE: &str = "/data/member/snap/db";
+pub const WAL_DIR: &str = "/data/member/wal";
+pub const STORE: &str = "/data/member/snap/db";
 
 /// Whose data directory a slot's disk holds, and how it comes into being.
 #[derive(Clone, Debug)]
@@ -140,6 +141,8 @@ pub struct Live {
     pub applying: bool,
     pub in_background: bool,
     pub spare_wanted: bool,
+    /// The log's upkeep has just found nothing more to do.
+    pub tidied: bool,
     pub turn_due: bool,
     /// Applied and visible to readers, not yet published.
     pub publishing: Option<AppliedBatch>,
@@ -152,6 +155,8 @@ pub struct Found {
     pub logs: BTreeMap<GroupId, LogShape>,
     /// The newest checkpoint, or what is wrong with the store.
     pub checkpoint: Result<u64, String>,
+    /// What is wrong with the checkpoint before it.
+    pub older: Result<(), String>,
 }
 
 impl Live {
@@ -195,8 +200,9 @@ impl Live {
         let durable: Arc<dyn Disk> = Arc::new(disk.fork());
         let checkpoint = durable_checkpoint(&durable, store_options);
         let (_, logs) = Wal::open(durable, Path::new(WAL_DIR), wal_options)?;
+        let older = stores::without_newest_meta(&disk.fork(), store_options, Some(&logs));
         let logs = logs.iter().map(|(group, log)| (*group, shape(log))).collect();
-        let found = Found { logs, checkpoint };
+        let found = Found { logs, checkpoint, older };
         let identity = LocalIdentity {
             cluster: birth.cluster,
             node: birth.node,
@@ -225,7 +231,9 @@ impl Live {
             installs: VecDeque::new(),
             applying: false,
             in_background: false,
-            spare_wanted: false,
+            // A start leaves work to the upkeep.
+            spare_wanted: true,
+            tidied: false,
             turn_due: false,
             publishing: None,
             rooms: BTreeMap::new(),
@@ -364,6 +372,15 @@ impl Live {
             || self.spare_wanted
             || self.applier.is_checkpoint_due() && !self.finishing()
             || self.applier.compacting().next().is_some()
+    }
+
+    /// The place of the next job that may be done: while a checkpoint cannot keep up, nothing more
+    /// is applied, as in production.
+    pub fn next_job(&self) -> Option<usize> {
+        if !self.applier.is_overfull() {
+            return (!self.jobs.is_empty()).then_some(0);
+        }
+        self.jobs.iter().position(|job| !matches!(job, Job::Apply(_) | Job::Install(_)))
     }
 
     fn finishing(&self) -> bool {

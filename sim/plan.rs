@@ -11,6 +11,7 @@ use crate::swarm::{Swarm, is_idle_op};
 use crate::tape::Decision;
 use crate::text::{Field, field, field_of, parts};
 use crate::watch::WatchPlan;
+use bytes::Bytes;
 use quorate::types::prng::Prng;
 use std::collections::BTreeMap;
 
@@ -134,6 +135,9 @@ pub struct Plan {
     pub timeout_us: u64,
     pub hot_keys: u64,
     pub cold_keys: u64,
+    /// What all keys have in common besides their first letters. Long keys make wide pages: trees
+    /// then have three levels and more.
+    pub key_stem_bytes: usize,
     pub ops: BTreeMap<OpKind, u64>,
     /// Clients besides that keep short leases, and leave it late.
     pub lease_keepers: u64,
@@ -164,6 +168,12 @@ impl Field for Delay {
 
 fn pick<T: Copy>(rng: &mut Prng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
+}
+
+/// The stem is in the middle: ranges over all hot or all cold keys are named without it.
+pub fn key(stem_bytes: usize, hot: bool, number: u64) -> Bytes {
+    let stem = "k".repeat(stem_bytes);
+    Bytes::from(if hot { format!("hot/{stem}{number}") } else { format!("cold/{stem}{number:03}") })
 }
 
 impl Plan {
@@ -221,6 +231,7 @@ impl Plan {
             timeout_us: pick(&mut load, &[SECOND, 3 * SECOND]),
             hot_keys: load.between(1, 4),
             cold_keys: pick(&mut load, &[8, 40, 200]),
+            key_stem_bytes: pick(&mut seed.stream("plan-keys"), &[0, 0, 0, 0, 0, 60, 300, 900]),
             ops,
             lease_keepers: 0,
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
@@ -264,6 +275,11 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// The key of a number among the hot or the cold ones.
+    pub fn key(&self, hot: bool, number: u64) -> Bytes {
+        key(self.key_stem_bytes, hot, number)
     }
 
     /// The generator of one purpose.

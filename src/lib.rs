@@ -18,15 +18,17 @@ pub mod io;
 pub mod btree;
 pub mod raft;
 pub mod wal;
-// L3: what one keyspace means.
+// L3: who may do what.
+pub mod auth;
+// L4: what one keyspace means.
 pub mod mvcc;
-// L4: many groups on one node, still synchronous.
+// L5: many groups on one node, still synchronous.
 pub mod multiraft;
-// L5: peers.
+// L6: peers.
 pub mod transport;
-// L6: one member.
+// L7: one member.
 pub mod node;
-// L7: what clients see.
+// L8: what clients see.
 pub mod api;
-// L8: flags, configuration, commands.
+// L9: flags, configuration, commands.
 pub mod cli;

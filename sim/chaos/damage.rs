@@ -20,7 +20,12 @@ use std::path::{Path, PathBuf};
 const STORE: &str = "/data/member/snap/db";
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
+const META_PAGES: usize = 2;
+/// Rot hits up to 2^(this - 1) places.
+const ROT_DOUBLINGS: u64 = 6;
 const EIO: i32 = 5;
+const DAMAGES: [Fault; 5] =
+    [Fault::BitRot, Fault::LatentSector, Fault::ZeroedPage, Fault::StalePage, Fault::Misdirected];
 
 impl World {
     /// Remembers what the disk holds now, for a while: some damage is the past coming back, and
@@ -86,10 +91,26 @@ impl World {
         if chosen.is_empty() {
             return;
         }
+        // A few pages are read at every start and decide what the others mean.
+        let metas = !in_log && rng.chance(1, 6);
+        if metas {
+            chosen.retain(|i| *i < META_PAGES);
+            if chosen.is_empty() {
+                return;
+            }
+        }
         let here = chosen.swap_remove(rng.below(chosen.len() as u64) as usize);
         let offset = (here * unit) as u64;
         match fault {
-            Fault::BitRot => disk.flip_bit(&path, (offset * 8) + rng.below(unit as u64 * 8)),
+            Fault::BitRot => {
+                disk.flip_bit(&path, (offset * 8) + rng.below(unit as u64 * 8));
+                // Seldom alone. The other meta page is left: with both gone there is no store.
+                chosen.retain(|i| in_log || *i >= META_PAGES);
+                for _ in 1..1u64 << rng.below(ROT_DOUBLINGS) {
+                    let Some(more) = pop_any(&mut chosen, &mut rng) else { break };
+                    disk.flip_bit(&path, ((more * unit) as u64 * 8) + rng.below(unit as u64 * 8));
+                }
+            }
             Fault::LatentSector => {
                 let sectors = (unit / SECTOR) as u64;
                 disk.make_unreadable(&path, offset + rng.below(sectors) * SECTOR as u64, 1);
@@ -106,6 +127,38 @@ impl World {
         self.counters.fired(fault);
         self.slots[m].damaged = Some(fault);
         self.note(|| format!("{m}: {} in {} at {offset}", fault.name(), path.display()));
+        // A member that runs on has most of it in memory, and writes it anew before it reads it.
+        if self.slots[m].live.is_some() && rng.chance(1, 2) {
+            self.crash_disk(m);
+            self.stop_process(m);
+            let at = self.now_us + self.plan.tick_us;
+            self.plan_restart(m, at);
+        }
+    }
+
+    /// Disks are looked at before the last power failure, if they rot in it.
+    pub fn look_before_the_end(&mut self) {
+        if DAMAGES.iter().any(|fault| self.plan.on(*fault)) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.live.is_some()) {
+                slot.earlier = Some(slot.disk.fork());
+            }
+        }
+    }
+
+    /// While everybody is off, one member's files rot: nothing of them is in any memory, and all
+    /// of it will be read.
+    pub fn rot_while_off(&mut self) {
+        let on: Vec<Fault> = DAMAGES.iter().copied().filter(|fault| self.plan.on(*fault)).collect();
+        if on.is_empty() {
+            return;
+        }
+        let draw = self.crashes.next_u64();
+        let fault = on[(draw % on.len() as u64) as usize];
+        let first = (draw >> 16) as usize % self.slots.len();
+        let order = (0..self.slots.len()).map(|i| (first + i) % self.slots.len());
+        if let Some(m) = order.into_iter().find(|m| self.may_damage(*m)) {
+            self.damage(m, fault, draw);
+        }
     }
 
     /// Whether the error is what was done to the member's files.
@@ -150,6 +203,11 @@ impl World {
         }
         self.slots[m].condition = Condition::Gone(Gone::Damaged);
     }
+}
+
+fn pop_any(from: &mut Vec<usize>, rng: &mut Prng) -> Option<usize> {
+    let at = rng.below(from.len().max(1) as u64) as usize;
+    (at < from.len()).then(|| from.swap_remove(at))
 }
 
 /// Up to where a log's file was written before something later was; nowhere when nothing has been

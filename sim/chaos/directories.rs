@@ -138,6 +138,9 @@ impl World {
         let now = self.slots[m].disk.fork();
         let Some(older) = self.older.insert(m, now.fork()) else { return Ok(()) };
         let Some(bytes) = older.contents(STORE) else { return Ok(()) };
+        if now.contents(STORE).as_ref() == Some(&bytes) {
+            return Ok(());
+        }
         self.counters.fired(Fault::OlderStore);
         let process = self.processes + 1;
         let slot = &self.slots[m];
@@ -172,6 +175,10 @@ impl World {
                      {:?}, with its own with {own:?}",
                     ends(gone)
                 );
+                // The log had all that the old store lacks.
+                if mixed.checkpoint != whole.checkpoint {
+                    self.counters.mattered(Fault::OlderStore);
+                }
             }
             // The log has moved on behind it: entries are gone, or a whole group that was destroyed.
             (_, Err(BootError::Gap { .. } | BootError::GroupMissing { .. })) => {

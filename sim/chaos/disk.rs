@@ -121,7 +121,7 @@ impl World {
         let (lost, torn) = (self.plan.on(Fault::LostWrites), self.plan.on(Fault::TornWrites));
         let draw = self.crashes.next_u64();
         let slot = &mut self.slots[m];
-        let doubtful = slot.disk.unsynced_bytes() > 0;
+        let doubtful = slot.disk.is_in_doubt();
         slot.disk.reseed(draw);
         slot.sabotaged = None;
         slot.disk.clear_faults();
@@ -136,10 +136,16 @@ impl World {
             }
             (false, false) => slot.disk.kill_process(),
         }
+        let gone = slot.disk.lost();
+        // A power failure with nothing in the cache is only a crash.
         for (on, fault) in [(lost, Fault::LostWrites), (torn, Fault::TornWrites)] {
-            if on {
+            if on && doubtful {
                 self.counters.fired(fault);
-                if doubtful {
+                let mattered = match fault {
+                    Fault::TornWrites => gone.torn > 0,
+                    _ => !gone.is_nothing(),
+                };
+                if mattered {
                     self.counters.mattered(fault);
                 }
             }

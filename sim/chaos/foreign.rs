@@ -9,7 +9,6 @@
 use crate::faults::Fault;
 use crate::lab::Lab;
 use crate::member::{Birth, FOREIGN_CLUSTER, Origin};
-use crate::plan::MS;
 use crate::safety::{Checked, Violation, broken, ensure};
 use crate::strangers::{old_id, strangers};
 use crate::world::World;
@@ -96,7 +95,8 @@ impl World {
     /// A member and the foreign one at `at` meet, both ways.
     pub(super) fn meet_foreign(&mut self, member: usize, at: usize) -> Checked {
         self.trace.word(1 + at as u64);
-        let now_ms = (self.now_us - self.slots[member].born_us) / MS;
+        // By its own clock: after a freeze of minutes true time is seconds ahead of a slow one.
+        let now_ms = self.slots[member].now_ms(self.now_us);
         let Some(foreign) = self.foreign.get(&at) else { return Ok(()) };
         let Some(live) = self.slots[member].live.as_mut() else { return Ok(()) };
         if let Err(why) = strangers(live, foreign.lab.live(0)) {

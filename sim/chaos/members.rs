@@ -116,7 +116,12 @@ impl World {
             return Ok(());
         }
         self.roster.index = index;
-        self.roster.root = root.clone();
+        let before = std::mem::replace(&mut self.roster.root, root.clone());
+        for group in before.catalogue.groups.keys() {
+            if !root.catalogue.groups.contains_key(group) {
+                self.counters.mattered(Fault::GroupDestroy);
+            }
+        }
         for (&group, born) in &root.catalogue.groups {
             if self.safety.confs.is_known(group) {
                 continue;

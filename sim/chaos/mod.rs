@@ -118,6 +118,7 @@ impl World {
             Act::CrashBetween { member, after, down_us } => {
                 self.crash_between(member, after, down_us);
             }
+            Act::CrashRare { member, draw, down_us } => self.crash_rare(member, draw, down_us),
             Act::Pause { member, for_us } => self.pause(member, for_us, Fault::Pause),
             Act::Transfer { to } => self.transfer_to(to),
             Act::SlowDisk { member, for_us } => self.slow_disk(member, for_us),

@@ -58,6 +58,45 @@ impl World {
         }
     }
 
+    /// The power fails between two effects that seldom follow each other: effects chosen by their
+    /// number are nearly always the common ones.
+    pub(super) fn crash_rare(&mut self, m: usize, draw: u64, down_us: u64) {
+        let restart_at_us = self.now_us + down_us;
+        let Some(pair) = self.effects.rare_pair(draw) else { return };
+        let nth = 1 + (draw >> 32) % 3;
+        let slot = &mut self.slots[m];
+        if slot.live.is_none() || slot.sabotaged.is_some() || slot.wiped {
+            return;
+        }
+        self.counters.fired(Fault::CrashRare);
+        // What it finds when it starts again may be rare as well.
+        slot.rare_again = (draw >> 40).is_multiple_of(2).then_some(draw >> 1);
+        slot.restart_at_us = restart_at_us;
+        slot.crash_at_pair = None;
+        match pair.1.operation() {
+            Some(second) => {
+                slot.sabotaged = Some(Fault::CrashRare);
+                slot.disk.set_crash_at(pair.0.operation(), second, nth);
+            }
+            None => slot.crash_at_pair = Some((pair, nth)),
+        }
+        self.note(|| format!("{m} is to crash between {} and {}", pair.0, pair.1));
+    }
+
+    /// At the end of the disturbances of a seed with crashes: everybody crashes once more, where
+    /// few have crashed.
+    pub fn crash_rarely_at_the_end(&mut self) {
+        const CRASHES: [Fault; 4] =
+            [Fault::Crash, Fault::CrashInWrite, Fault::CrashBetween, Fault::CrashRare];
+        if CRASHES.iter().any(|fault| self.plan.on(*fault)) {
+            self.crashes = self.plan.stream("crashes-rare");
+            for m in self.up() {
+                let draw = self.crashes.next_u64();
+                self.crash_rare(m, draw, self.plan.tick_us);
+            }
+        }
+    }
+
     pub fn restart(&mut self, m: usize) -> Checked {
         self.slots[m].restart_due = false;
         let slot = &self.slots[m];
@@ -73,6 +112,12 @@ impl World {
         self.foreign.remove(&m);
         self.restarts += 1;
         self.trace.word(m as u64);
-        self.boot(m)
+        self.boot(m)?;
+        if let Some(draw) = self.slots[m].rare_again.take()
+            && self.acting
+        {
+            self.crash_rare(m, draw, self.plan.tick_us);
+        }
+        Ok(())
     }
 }

@@ -174,6 +174,8 @@ impl World {
                 slot.disk.set_capacity(None);
             }
             slot.crash_in_effects = 0;
+            slot.crash_at_pair = None;
+            slot.rare_again = None;
             if slot.sabotaged.is_some() && !slot.disk.is_off() {
                 slot.sabotaged = None;
                 slot.disk.clear_faults();

@@ -41,7 +41,12 @@ pub fn self_check() {
         for seq in 1..=2_u64 {
             let command = put(if seq == 1 { "a" } else { "b" });
             let call = h.begin(seq * 10, g, Call::Write(command.clone()));
-            h.commit(seq * 10 + 1, g, &entry(seq), Some(Proposal { id: id(seq), command }))?;
+            h.commit(
+                seq * 10 + 1,
+                g,
+                &entry(seq),
+                Some(Proposal { id: id(seq), caller: None, command }),
+            )?;
             let revision = 1 + seq as i64 + i64::from(spoil == 1 && seq == 2);
             h.end(seq * 10 + 2, call, wrote(revision, seq))?;
         }
@@ -57,7 +62,12 @@ pub fn self_check() {
         }
         h.end(41, call, Answer::Range { reply, revision })?;
         if spoil == 4 {
-            h.commit(50, g, &entry(3), Some(Proposal { id: id(1), command: put("a") }))?;
+            h.commit(
+                50,
+                g,
+                &entry(3),
+                Some(Proposal { id: id(1), caller: None, command: put("a") }),
+            )?;
         }
         let call = h.begin(60, g, Call::Write(put("c")));
         match spoil {
@@ -69,7 +79,7 @@ pub fn self_check() {
             }
         }
         if spoil == 7 {
-            let late = Proposal { id: id(9), command: put("c") };
+            let late = Proposal { id: id(9), caller: None, command: put("c") };
             h.commit(62, g, &entry(3), Some(late))?;
         }
         Ok(())

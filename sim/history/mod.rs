@@ -238,7 +238,7 @@ impl History {
             keyspace.next
         );
         keyspace.next = entry.index;
-        let Some(Proposal { id, command }) = proposal else {
+        let Some(Proposal { id, command, .. }) = proposal else {
             ensure!(
                 entry.kind != EntryKind::Command,
                 "undecodable",

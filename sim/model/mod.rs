@@ -146,7 +146,9 @@ impl Model {
                 if version.main > to {
                     break;
                 }
-                let before = at.checked_sub(1).and_then(|at| versions[at].kv.clone());
+                // What an earlier change of the same revision made is no previous version.
+                let before = versions[..at].iter().rev().find(|v| v.main < version.main);
+                let before = before.and_then(|v| v.kv.clone());
                 found.push((version.main, key.clone(), version.kv.clone(), before));
             }
         }
@@ -271,7 +273,8 @@ fn after_alarms(alarms: &BTreeSet<(NodeId, AlarmKind)>, command: &Command) -> Re
         | Command::Alarm(_)
         | Command::PublishMember { .. }
         | Command::CreateGroup
-        | Command::DestroyGroup { .. } => (false, false),
+        | Command::DestroyGroup { .. }
+        | Command::Auth(_) => (false, false),
     };
     if changes && raised(AlarmKind::Corrupt) {
         return Err(ApiError::Corrupt);

@@ -105,6 +105,7 @@ impl Write<'_> {
             Command::PublishMember { .. } => Ok(Reply::PublishMember),
             // The catalogue's, not the keyspace's: `catalogue` says what they answer.
             Command::CreateGroup | Command::DestroyGroup { .. } => Ok(Reply::DestroyGroup),
+            Command::Auth(_) => Ok(Reply::Auth),
         }
     }
 

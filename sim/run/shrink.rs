@@ -318,6 +318,7 @@ fn simpler(field: &str, value: &str, end_us: u64) -> Vec<String> {
     match field {
         "members" => texts(&[1, 2, 3, 5]),
         "groups" => texts(&[1, 2]),
+        "key_stem_bytes" => texts(&[0]),
         "clients" => texts(&[1, 2, 3]),
         "turn_us" | "sync_us" | "apply_us" | "write_us" => texts(&[1]),
         // The end of the disturbances, if the failure needs the end; else only what is behind it.

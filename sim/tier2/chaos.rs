@@ -286,8 +286,19 @@ async fn disk_error(world: &Arc<World>, draw: Draw) {
     world.with(host, |machine| machine.sabotaged = None);
 }
 
-/// The disk is replaced by an empty one: the member must be refused and stop; then the disk comes
-/// back.
+/// Whether the process there hears a leader. An impostor has nobody of its own to lead it: somebody
+/// of the cluster has spoken to it.
+fn has_leader(world: &World, host: usize) -> bool {
+    let led = world.with(host, |machine| {
+        let running = machine.process.as_ref()?.running.clone()?;
+        Some(running.handle.has_leader(GroupId::ROOT))
+    });
+    led == Some(true)
+}
+
+/// The disk is replaced by an empty one: the member must be refused and stop, and nobody may tell it
+/// anything meanwhile: it accepts whoever dials it, so its peers must see what it is. Then the disk
+/// comes back.
 async fn wipe(world: &Arc<World>, draw: Draw) {
     let host = draw.host;
     world.kill(host, true);
@@ -295,9 +306,15 @@ async fn wipe(world: &Arc<World>, draw: Draw) {
     let own = world.with(host, |machine| std::mem::replace(&mut machine.disk, empty));
     world.sleep_us(draw.for_us / 4).await;
     world.start(host, Role::Wiped);
+    let mut told_apart = true;
     // Links may be down; it is the healing that must bring the refusal.
     let until = world.story.now_us() + 2 * draw.for_us;
     while world.with(host, |m| m.process.is_some()) && world.story.now_us() < until {
+        // A peer that has just started again may not have come to the binding in its log yet.
+        told_apart &= is_bound_everywhere(world, host);
+        if told_apart && has_leader(world, host) {
+            world.violated("wiped-heard", format!("machine {host} was wiped and follows a leader"));
+        }
         world.sleep_us(LOOK_US).await;
     }
     if world.with(host, |m| m.process.is_none()) {
@@ -318,11 +335,7 @@ pub async fn meet_foreign(world: &Arc<World>, host: usize, for_us: u64) -> bool 
     let (by_it, by_us) = (heard.refused_by(host), heard.refused_but(host));
     world.start(host, Role::Foreign);
     world.sleep_us(for_us).await;
-    let led = world.with(host, |machine| {
-        let running = machine.process.as_ref()?.running.clone()?;
-        Some(running.handle.has_leader(GroupId::ROOT))
-    });
-    if led == Some(true) {
+    if has_leader(world, host) {
         world.violated("foreign-heard", format!("machine {host}: the other cluster has a leader"));
     }
     let both = heard.refused_by(host) > by_it && heard.refused_but(host) > by_us;

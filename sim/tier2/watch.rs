@@ -180,7 +180,7 @@ impl Watcher {
                 "{host} tells of progress to {revision}, {limit} is committed"
             );
             if revision > done {
-                let missed = self.expected(model, done, revision);
+                let missed = self.expected(model, done, revision, true);
                 ensure!(
                     missed.is_empty(),
                     "watch-gap",
@@ -216,7 +216,10 @@ impl Watcher {
         }
         // Within one revision the keys' order is the commands', which the model does not keep.
         got.sort_by(|a, b| (a.revision, &a.key).cmp(&(b.revision, &b.key)));
-        let mut expected = self.expected(model, done, last);
+        let mut expected = self.expected(model, done, last, false);
+        if got.len() < expected.len() {
+            expected = self.expected(model, done, last, true);
+        }
         for (mine, theirs) in expected.iter_mut().zip(&got) {
             // What was there before may have been compacted away.
             if theirs.prev.is_none() && model.compacted() >= mine.revision - 1 {
@@ -232,13 +235,26 @@ impl Watcher {
         Ok(true)
     }
 
-    /// What the watcher has to be told of the revisions in `(after, to]`.
-    fn expected(&self, model: &crate::model::Model, after: i64, to: i64) -> Vec<Change> {
+    /// What the watcher has to be told of the revisions in `(after, to]`. Where a compaction was,
+    /// only the newest change of each key is sure to be left: `thinned` leaves the others out.
+    fn expected(
+        &self,
+        model: &crate::model::Model,
+        after: i64,
+        to: i64,
+        thinned: bool,
+    ) -> Vec<Change> {
         let wanted = |put: bool| if put { !self.no_put } else { !self.no_delete };
-        model
-            .changes(&self.range, after, to)
-            .into_iter()
-            .filter(|(_, _, kv, _)| wanted(kv.is_some()))
+        let changes = model.changes(&self.range, after, to);
+        let superseded = |at: usize| {
+            let (revision, key) = (changes[at].0, &changes[at].1);
+            let next = changes.get(at + 1);
+            thinned
+                && model.was_compacted_at(revision)
+                && next.is_some_and(|next| next.0 == revision && next.1 == *key)
+        };
+        let left = (0..changes.len()).filter(|at| !superseded(*at)).map(|at| changes[at].clone());
+        left.filter(|(_, _, kv, _)| wanted(kv.is_some()))
             .map(|(revision, key, kv, prev)| Change {
                 revision,
                 key,

@@ -15,6 +15,7 @@ use crate::safety::{Violation, broken};
 use madsim::runtime::Handle;
 use quorate::api::front::Front;
 use quorate::api::rpcs::Counters;
+use quorate::api::tokens::AuthOptions;
 use quorate::cli::config::Config;
 use quorate::cli::{serve, server_config};
 use quorate::io::{Io, MemDisk};
@@ -289,7 +290,9 @@ async fn run(world: &Weak<World>, host: usize, number: u64, role: Role, io: Io) 
         Err(error) => return End::Refused(error.to_string()),
     };
     let shards = Counters::shards(config.client_threads);
-    let front = Front::new(running.handle.clone(), shards[0].clone(), shards.clone());
+    // The least work that a password may cost.
+    let options = Arc::new(AuthOptions { bcrypt_cost: 4, ..AuthOptions::default() });
+    let front = Front::new(running.handle.clone(), options, shards[0].clone(), shards.clone());
     if let Some(world) = world.upgrade() {
         world.with(host, |machine| {
             if let Some(process) = machine.process.as_mut().filter(|p| p.life.number == number) {

@@ -3,7 +3,7 @@
 use super::WatchPlan;
 use super::judge::{Wanted, all_different};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{Plan, key};
 use crate::safety::{Checked, Violation, broken, ensure};
 use bytes::Bytes;
 use quorate::mvcc::watch::{CreateRequest, Filters, Refusal, WatchOut};
@@ -82,7 +82,8 @@ pub struct Watcher {
     pub stream: Option<u64>,
     rng: Prng,
     plan: WatchPlan,
-    keys: (u64, u64),
+    /// Hot ones, cold ones, and their stem.
+    keys: (u64, u64, usize),
     watches: Vec<Option<Watch>>,
     creating: VecDeque<Creating>,
     header: i64,
@@ -103,7 +104,7 @@ impl Watcher {
             stream: None,
             rng,
             plan: plan.watch.clone(),
-            keys: (plan.hot_keys, plan.cold_keys),
+            keys: (plan.hot_keys, plan.cold_keys, plan.key_stem_bytes),
             watches: Vec::new(),
             creating: VecDeque::new(),
             header: 0,
@@ -132,9 +133,9 @@ impl Watcher {
 
     fn key(&mut self) -> Bytes {
         if self.rng.chance(2, 3) {
-            Bytes::from(format!("hot/{}", self.rng.below(self.keys.0)))
+            key(self.keys.2, true, self.rng.below(self.keys.0))
         } else {
-            Bytes::from(format!("cold/{:03}", self.rng.below(self.keys.1)))
+            key(self.keys.2, false, self.rng.below(self.keys.1))
         }
     }
 

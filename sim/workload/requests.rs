@@ -16,9 +16,9 @@ const DEPTH_MAX: u32 = 2;
 impl Client {
     pub(super) fn key(&mut self, plan: &Plan) -> Bytes {
         if self.rng.chance(3, 5) {
-            Bytes::from(format!("hot/{}", self.rng.below(plan.hot_keys)))
+            plan.key(true, self.rng.below(plan.hot_keys))
         } else {
-            Bytes::from(format!("cold/{:03}", self.rng.below(plan.cold_keys)))
+            plan.key(false, self.rng.below(plan.cold_keys))
         }
     }
 

@@ -46,13 +46,18 @@ impl World {
         let left = &mut self.slots[m].crash_in_effects;
         let by_act = *left == 1;
         *left = left.saturating_sub(1);
-        if here || by_act {
+        let rare = self.slots[m].crash_at_pair.as_mut().is_some_and(|(rare, left)| {
+            *left -= u64::from(*rare == pair);
+            *left == 0
+        });
+        if here || by_act || rare {
             self.effects.crashed(pair);
             self.note(|| format!("{m} crashes between {} and {}", pair.0, pair.1));
             if here {
                 self.crash_at_point(m);
             } else {
-                self.counters.mattered(Fault::CrashBetween);
+                let fault = if rare { Fault::CrashRare } else { Fault::CrashBetween };
+                self.counters.mattered(fault);
                 self.crash_disk(m);
             }
             let at = self.slots[m].restart_at_us.max(self.now_us + self.plan.tick_us);

@@ -78,6 +78,12 @@ impl World {
             "recovered-not-durable",
             "member {m} starts with checkpoint {there}; a power failure would leave {durable:?}"
         );
+        ensure!(
+            found.older.is_ok() || damaged,
+            "older-checkpoint",
+            "member {m} starts: {:?}",
+            found.older
+        );
         let found = found.logs;
         for (group, log) in &found {
             let Some(said) = self.live(m).said(*group) else { continue };
@@ -113,6 +119,7 @@ impl World {
         slot.process = 0;
         slot.reads.clear();
         slot.crash_in_effects = 0;
+        slot.crash_at_pair = None;
         let disturbed = self.disturbed();
         for group in self.groups() {
             let members = self.slots.len();
@@ -177,6 +184,9 @@ impl World {
             "member {m} has {} requests and jobs waiting",
             live.waiting()
         );
+        self.check_memory(m)?;
+        let slot = &self.slots[m];
+        let Some(live) = &slot.live else { return Ok(()) };
         if slot.wiped {
             return Ok(());
         }
@@ -377,7 +387,7 @@ impl World {
         let p = self.slots[m].process;
         let (apply_us, sync_us) = (self.plan.apply_us, self.plan.sync_us);
         let Some(live) = self.slots[m].live.as_mut() else { return };
-        let apply = !live.applying && !live.jobs.is_empty();
+        let apply = !live.applying && live.next_job().is_some();
         live.applying |= apply;
         let background = !live.in_background && live.has_background_work();
         live.in_background |= background;

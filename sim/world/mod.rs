@@ -295,6 +295,11 @@ impl World {
             // While the whole world stood still there was no chaos.
             end_us += std::mem::take(&mut self.frozen_us);
         }
+        if self.phase.is_none() && self.now_us < self.chaos_ends_us {
+            self.crash_rarely_at_the_end();
+            let end_us = self.now_us + self.plan.election_us() * 2;
+            self.run_to(end_us, |w| w.phase.is_some())?;
+        }
         self.acting = false;
         self.finale()
     }

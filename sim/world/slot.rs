@@ -1,7 +1,7 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
 use super::event::{Event, Process};
-use crate::effects::Effects;
+use crate::effects::{Effects, Pair};
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
 use crate::member::{Birth, CLUSTER, Live, Origin};
@@ -73,6 +73,10 @@ pub struct Slot {
     pub sabotaged: Option<Fault>,
     /// It crashes before the effect of that number from now; 0 for no such plan.
     pub crash_in_effects: u64,
+    /// It crashes between these two effects, when they come for the time of that number.
+    pub crash_at_pair: Option<(Pair, u64)>,
+    /// And when it has started again, between two others that are drawn from this.
+    pub rare_again: Option<u64>,
     pub restart_at_us: u64,
     /// A restart is on the calendar.
     pub restart_due: bool,
@@ -136,6 +140,8 @@ impl Slot {
             rolling: false,
             sabotaged: None,
             crash_in_effects: 0,
+            crash_at_pair: None,
+            rare_again: None,
             restart_at_us: 0,
             restart_due: false,
             reads: BTreeMap::new(),

@@ -86,6 +86,44 @@ pub fn row(error: &ApiError) -> (Code, &'static str) {
         ApiError::TimeoutLeaderTransfer => {
             (Code::Unknown, "etcdserver: request timed out, leader transfer took too long")
         }
+        ApiError::RootUserNotExist => {
+            (Code::FailedPrecondition, "etcdserver: root user does not exist")
+        }
+        ApiError::RootRoleNotExist => {
+            (Code::FailedPrecondition, "etcdserver: root user does not have root role")
+        }
+        ApiError::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
+        ApiError::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
+        ApiError::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
+        ApiError::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
+        ApiError::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
+        ApiError::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
+        ApiError::AuthFailed => (
+            Code::InvalidArgument,
+            "etcdserver: authentication failed, invalid user ID or password",
+        ),
+        ApiError::PermissionNotGiven => (Code::InvalidArgument, "etcdserver: permission not given"),
+        ApiError::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
+        ApiError::RoleNotGranted => {
+            (Code::FailedPrecondition, "etcdserver: role is not granted to the user")
+        }
+        ApiError::PermissionNotGranted => {
+            (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
+        }
+        ApiError::AuthNotEnabled => {
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled")
+        }
+        ApiError::InvalidAuthToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
+        ApiError::InvalidAuthManagement => {
+            (Code::InvalidArgument, "etcdserver: invalid auth management")
+        }
+        ApiError::AuthOldRevision => {
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old")
+        }
+        // Not in etcd's table, so Unknown, in the words of its auth package.
+        ApiError::NoPasswordUser => {
+            (Code::Unknown, "auth: authentication failed, password was given for no password user")
+        }
     }
 }
 
@@ -142,6 +180,23 @@ mod tests {
             (9, "rpc not supported for learner", NotSupportedForLearner),
             (9, "bad leader transferee", BadLeaderTransferee),
             (1, "watch canceled", WatchCanceled),
+            (9, "root user does not exist", RootUserNotExist),
+            (9, "root user does not have root role", RootRoleNotExist),
+            (9, "user name already exists", UserExists),
+            (3, "user name is empty", UserEmpty),
+            (9, "user name not found", UserNotFound),
+            (9, "role name already exists", RoleExists),
+            (9, "role name not found", RoleNotFound),
+            (3, "role name is empty", RoleEmpty),
+            (3, "authentication failed, invalid user ID or password", AuthFailed),
+            (3, "permission not given", PermissionNotGiven),
+            (7, "permission denied", PermissionDenied),
+            (9, "role is not granted to the user", RoleNotGranted),
+            (9, "permission is not granted to the role", PermissionNotGranted),
+            (9, "authentication is not enabled", AuthNotEnabled),
+            (16, "invalid auth token", InvalidAuthToken),
+            (3, "invalid auth management", InvalidAuthManagement),
+            (3, "revision of auth store is old", AuthOldRevision),
         ];
         for (code, text, error) in rows {
             let status = status(&error);

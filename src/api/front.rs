@@ -4,11 +4,14 @@
 //! Requests are dispatched by hand rather than by a router: there are eight services, the path
 //! says which, and a put pays for nothing else. What is not gRPC goes to `http`.
 
+use super::caller::{self, Credentials};
+use super::election::ElectionService;
 use super::errors;
 use super::health::HealthService;
 use super::http as pages;
 use super::kv::KvService;
 use super::lease::LeaseService;
+use super::lock::LockService;
 use super::maintenance::MaintenanceService;
 use super::members::ClusterService;
 use super::proto::etcdserverpb::auth_server::AuthServer;
@@ -17,9 +20,12 @@ use super::proto::etcdserverpb::kv_server::KvServer;
 use super::proto::etcdserverpb::lease_server::LeaseServer;
 use super::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use super::proto::healthpb::health_server::HealthServer;
+use super::proto::v3electionpb::election_server::ElectionServer;
+use super::proto::v3lockpb::lock_server::LockServer;
 use super::proto::watchpb::watch_server::WatchServer;
 use super::rpcs::{self, Counters, RPCS};
 use super::server::Answer;
+use super::tokens::AuthOptions;
 use super::users::AuthService;
 use super::watch::WatchService;
 use crate::node::NodeHandle;
@@ -41,6 +47,7 @@ pub struct Front(Arc<Services>);
 
 struct Services {
     node: NodeHandle,
+    options: Arc<AuthOptions>,
     counters: Arc<Counters>,
     /// Every thread's, for /metrics.
     shards: Arc<[Arc<Counters>]>,
@@ -51,11 +58,18 @@ struct Services {
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
     auth: AuthServer<AuthService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     health: HealthServer<HealthService>,
 }
 
 impl Front {
-    pub fn new(node: NodeHandle, counters: Arc<Counters>, shards: Arc<[Arc<Counters>]>) -> Front {
+    pub fn new(
+        node: NodeHandle,
+        options: Arc<AuthOptions>,
+        counters: Arc<Counters>,
+        shards: Arc<[Arc<Counters>]>,
+    ) -> Front {
         // Received bytes are bounded so; what is sent is as large as it is.
         let bytes = node.limits().request_bytes_max + GRPC_OVERHEAD_BYTES;
         macro_rules! server {
@@ -65,18 +79,21 @@ impl Front {
                     .max_encoding_message_size(usize::MAX)
             };
         }
-        let watch = WatchService::new(node.clone(), bytes, counters.clone());
-        let lease = LeaseService::new(node.clone(), counters.clone());
+        let watch = WatchService::new(node.clone(), options.clone(), bytes, counters.clone());
+        let lease = LeaseService::new(node.clone(), options.clone(), counters.clone());
         Front(Arc::new(Services {
             kv: server!(KvServer, KvService::new(node.clone())),
             watch: server!(WatchServer, watch),
             lease: server!(LeaseServer, lease),
             cluster: server!(ClusterServer, ClusterService::new(node.clone())),
             maintenance: server!(MaintenanceServer, MaintenanceService::new(node.clone())),
-            auth: server!(AuthServer, AuthService::new(node.clone())),
+            auth: server!(AuthServer, AuthService::new(node.clone(), options.clone())),
+            lock: server!(LockServer, LockService::new(node.clone())),
+            election: server!(ElectionServer, ElectionService::new(node.clone())),
             health: server!(HealthServer, HealthService),
             message_bytes_max: bytes,
             node,
+            options,
             counters,
             shards,
         }))
@@ -84,6 +101,37 @@ impl Front {
 }
 
 impl Services {
+    /// Calls the service; while users count, only once it is known who asks.
+    fn call_as_asked<B>(
+        self: &Arc<Services>,
+        rpc: usize,
+        mut request: http::Request<B>,
+    ) -> BoxFuture<http::Response<TonicBody>, std::convert::Infallible>
+    where
+        B: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+    {
+        let access = RPCS[rpc].access;
+        // Streams tell their user with every message.
+        let later = RPCS[rpc].kind == rpcs::Kind::BidiStream;
+        if !self.node.auth_enabled(GroupId::ROOT) || access == rpcs::Access::Open || later {
+            return self.call(rpc, request);
+        }
+        let services = self.clone();
+        Box::pin(async move {
+            let credentials = Credentials::of(request.headers(), request.extensions());
+            let (node, options) = (&services.node, &services.options);
+            match caller::admit(node, options, access, &credentials).await {
+                Ok(asker) => {
+                    if let Some(asker) = asker {
+                        request.extensions_mut().insert(asker);
+                    }
+                    services.call(rpc, request).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+
     /// What comes before any service: unknown methods, learners, members without a leader.
     fn admit(
         &self,
@@ -121,6 +169,8 @@ impl Services {
             "etcdserverpb.Cluster" => self.cluster.clone().call(request),
             "etcdserverpb.Maintenance" => self.maintenance.clone().call(request),
             "etcdserverpb.Auth" => self.auth.clone().call(request),
+            "v3lockpb.Lock" => self.lock.clone().call(request),
+            "v3electionpb.Election" => self.election.clone().call(request),
             "grpc.health.v1.Health" => self.health.clone().call(request),
             other => unreachable!("{other} is listed in RPCS and has no service"),
         }
@@ -173,7 +223,7 @@ impl Answer for Front {
             Call { rpc, counters: services.counters.clone(), is_over: false }
         });
         let inner = match services.admit(found, path, request.headers()) {
-            Ok(rpc) => services.call(rpc, request),
+            Ok(rpc) => services.call_as_asked(rpc, request),
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         Answering { inner, call, limit: services.message_bytes_max }

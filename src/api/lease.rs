@@ -1,15 +1,19 @@
 //! The Lease service.
 
+use super::caller::{Credentials, caller_of};
 use super::errors::status;
 use super::front::{LeaderLost, leader_lost, needs_leader};
 use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::lease_server::Lease;
 use super::rpcs::{Counters, KEEP_ALIVE};
+use super::tokens::AuthOptions;
 use super::unfold::unfold;
+use crate::auth::Need;
 use crate::io::biased_select;
 use crate::mvcc::ReadError;
 use crate::node::NodeHandle;
+use crate::types::auth::Caller;
 use crate::types::command::Command;
 use crate::types::reply::Reply;
 use crate::types::{ApiError, GroupId, LeaseId};
@@ -19,12 +23,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub struct LeaseService {
     node: NodeHandle,
+    options: Arc<AuthOptions>,
     counters: Arc<Counters>,
 }
 
 impl LeaseService {
-    pub fn new(node: NodeHandle, counters: Arc<Counters>) -> LeaseService {
-        LeaseService { node, counters }
+    pub fn new(
+        node: NodeHandle,
+        options: Arc<AuthOptions>,
+        counters: Arc<Counters>,
+    ) -> LeaseService {
+        LeaseService { node, options, counters }
     }
 }
 
@@ -54,12 +63,11 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let caller = caller_of(&request);
         let ids = vec![LeaseId(request.into_inner().id)];
-        let done = self
-            .node
-            .propose(GroupId::ROOT, Command::LeaseRevoke { ids, leader_term: None })
-            .await
-            .map_err(|error| status(&error))?;
+        let command = Command::LeaseRevoke { ids, leader_term: None };
+        let done = self.node.propose_as(GroupId::ROOT, caller, command).await;
+        let done = done.map_err(|error| status(&error))?;
         let header = Some(header(&self.node, done.revision));
         Ok(Response::new(pb::LeaseRevokeResponse { header }))
     }
@@ -73,6 +81,8 @@ impl Lease for LeaseService {
         let needs_leader = needs_leader(request.metadata().as_ref());
         let state = KeepAlive {
             node: self.node.clone(),
+            options: self.options.clone(),
+            credentials: Credentials::of(request.metadata().as_ref(), request.extensions()),
             counters: self.counters.clone(),
             requests: request.into_inner(),
             leader_lost: leader_lost(&self.node, needs_leader),
@@ -85,8 +95,12 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = caller_of(&request);
         let request = request.into_inner();
         let lease = LeaseId(request.id);
+        if request.keys {
+            permits(&self.node, caller.as_ref(), Need::Read, lease)?;
+        }
         let info = self
             .node
             .lease_time_to_live(GroupId::ROOT, lease, request.keys)
@@ -103,13 +117,22 @@ impl Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         // As etcd: what this member has applied.
         let view = local_view(&self.node)?;
         let leases = view
             .leases()
             .map_err(|error| status(&self.node.read_failed(ReadError::Storage(error))))?;
+        let caller = caller_of(&request);
+        if let Err(error) = view.auth().check_admin(caller.as_ref()) {
+            if caller.is_none() {
+                return Err(status(&error));
+            }
+            for info in &leases {
+                permits(&self.node, caller.as_ref(), Need::Read, info.id)?;
+            }
+        }
         Ok(Response::new(pb::LeaseLeasesResponse {
             header: Some(header(&self.node, view.revision())),
             leases: leases.into_iter().map(|info| pb::LeaseStatus { id: info.id.0 }).collect(),
@@ -120,6 +143,8 @@ impl Lease for LeaseService {
 /// One keep-alive stream: each request is answered once, in order.
 struct KeepAlive {
     node: NodeHandle,
+    options: Arc<AuthOptions>,
+    credentials: Credentials,
     counters: Arc<Counters>,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
     leader_lost: LeaderLost,
@@ -140,7 +165,7 @@ impl KeepAlive {
         let item = match message {
             Ok(Some(request)) => {
                 self.counters.received(KEEP_ALIVE);
-                renew(&self.node, LeaseId(request.id)).await
+                self.renew(LeaseId(request.id)).await
             }
             Ok(None) => return None,
             Err(status) => Err(status),
@@ -151,11 +176,33 @@ impl KeepAlive {
         }
         Some((item, self))
     }
+
+    async fn renew(&mut self, lease: LeaseId) -> Item {
+        let node = &self.node;
+        // etcd fills the header in before it renews.
+        let header = Some(header(node, local_view(node)?.revision()));
+        if node.auth_enabled(GroupId::ROOT) {
+            let caller = self.credentials.caller(node, &self.options).await;
+            let caller = caller.map_err(|error| status(&error))?;
+            permits(node, caller.as_ref(), Need::Write, lease)?;
+        }
+        let ttl = node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
+        Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })
+    }
 }
 
-async fn renew(node: &NodeHandle, lease: LeaseId) -> Item {
-    // etcd fills the header in before it renews.
-    let header = Some(header(node, local_view(node)?.revision()));
-    let ttl = node.keep_alive(GroupId::ROOT, lease).await.map_err(|error| status(&error))?;
-    Ok(pb::LeaseKeepAliveResponse { header, id: lease.0, ttl })
+/// Whether somebody may see or keep a lease: every key that is attached to it decides.
+fn permits(
+    node: &NodeHandle,
+    caller: Option<&Caller>,
+    need: Need,
+    lease: LeaseId,
+) -> Result<(), Status> {
+    let view = local_view(node)?;
+    view.auth().check_known(caller).map_err(|error| status(&error))?;
+    let keys = || Ok(view.lease(lease, true)?.map(|info| info.keys).unwrap_or_default());
+    match view.auth().check_lease(caller, need, keys) {
+        Ok(permitted) => permitted.map_err(|error| status(&error)),
+        Err(error) => Err(status(&node.read_failed(ReadError::Storage(error)))),
+    }
 }

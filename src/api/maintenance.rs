@@ -1,5 +1,6 @@
 //! The Maintenance service: one member's state and its upkeep.
 
+use super::caller::caller_of;
 use super::convert;
 use super::errors::{not_yet, status};
 use super::header::{header, local_view};
@@ -7,7 +8,7 @@ use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::mvcc::HashKv;
 use crate::node::NodeHandle;
-use crate::types::command::{AlarmKind, Command};
+use crate::types::command::{AlarmAction, AlarmKind, Command};
 use crate::types::reply::Reply;
 use crate::types::version::{ETCD_VERSION, STORAGE_VERSION};
 use crate::types::{GroupId, NodeId};
@@ -51,9 +52,16 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
+        let caller = caller_of(&request);
         let Some(alarm) = convert::alarm_from_proto(&request.into_inner()) else {
             return Err(Status::invalid_argument("quorate: unknown alarm or alarm action"));
         };
+        let auth = self.node.auth(GroupId::ROOT).map_err(|error| status(&error))?;
+        let permitted = match alarm.action {
+            AlarmAction::Get => auth.check_known(caller.as_ref()),
+            AlarmAction::Activate | AlarmAction::Deactivate => auth.check_admin(caller.as_ref()),
+        };
+        permitted.map_err(|error| status(&error))?;
         let done = self
             .node
             .propose(GroupId::ROOT, Command::Alarm(alarm))

@@ -12,7 +12,9 @@
 //! test), the service's file, `rpcs::RPCS` (its name for the counters), `errors` if it can fail in
 //! a new way.
 
+pub mod caller;
 pub mod convert;
+pub mod election;
 pub mod errors;
 pub mod front;
 pub mod header;
@@ -20,12 +22,17 @@ pub mod health;
 pub mod http;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod members;
 pub mod metrics;
+pub mod password;
 pub mod proto;
+mod range_stream;
+mod recipe;
 pub mod rpcs;
 pub mod server;
+pub mod tokens;
 pub mod unfold;
 pub mod users;
 pub mod watch;

@@ -25,6 +25,20 @@ impl Kind {
     }
 }
 
+/// Who may call an RPC once users count. Every row of the table says it: none is open because
+/// somebody forgot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Open,
+    /// Any user.
+    Known,
+    /// Users with the root role.
+    Admin,
+    /// It depends on what is asked for: the service checks, or apply does.
+    ByRequest,
+}
+
 #[derive(Debug)]
 pub struct Rpc {
     /// `/package.Service/Method`, as requests spell it.
@@ -32,6 +46,7 @@ pub struct Rpc {
     pub kind: Kind,
     /// Whether a learner may answer it. Range is decided by the request (serializable only).
     pub on_learner: bool,
+    pub access: Access,
 }
 
 impl Rpc {
@@ -43,62 +58,69 @@ impl Rpc {
     }
 }
 
-const fn unary(path: &'static str) -> Rpc {
-    Rpc { path, kind: Kind::Unary, on_learner: false }
+const fn unary(access: Access, path: &'static str) -> Rpc {
+    Rpc { path, kind: Kind::Unary, on_learner: false, access }
 }
-const fn learner(path: &'static str, kind: Kind) -> Rpc {
-    Rpc { path, kind, on_learner: true }
+const fn learner(access: Access, path: &'static str, kind: Kind) -> Rpc {
+    Rpc { path, kind, on_learner: true, access }
 }
-const fn streaming(path: &'static str, kind: Kind) -> Rpc {
-    Rpc { path, kind, on_learner: false }
+const fn streaming(access: Access, path: &'static str, kind: Kind) -> Rpc {
+    Rpc { path, kind, on_learner: false, access }
 }
 
 /// The busy ones first: `find` searches from the front.
 pub static RPCS: &[Rpc] = &[
-    unary("/etcdserverpb.KV/Put"),
-    learner("/etcdserverpb.KV/Range", Kind::Unary),
-    unary("/etcdserverpb.KV/Txn"),
-    unary("/etcdserverpb.KV/DeleteRange"),
-    unary("/etcdserverpb.KV/Compact"),
-    streaming("/etcdserverpb.KV/RangeStream", Kind::ServerStream),
-    streaming("/etcdserverpb.Watch/Watch", Kind::BidiStream),
-    streaming("/etcdserverpb.Lease/LeaseKeepAlive", Kind::BidiStream),
-    unary("/etcdserverpb.Lease/LeaseGrant"),
-    unary("/etcdserverpb.Lease/LeaseRevoke"),
-    unary("/etcdserverpb.Lease/LeaseTimeToLive"),
-    unary("/etcdserverpb.Lease/LeaseLeases"),
-    learner("/grpc.health.v1.Health/Check", Kind::Unary),
-    learner("/grpc.health.v1.Health/Watch", Kind::ServerStream),
-    unary("/etcdserverpb.Cluster/MemberAdd"),
-    unary("/etcdserverpb.Cluster/MemberRemove"),
-    unary("/etcdserverpb.Cluster/MemberUpdate"),
-    unary("/etcdserverpb.Cluster/MemberList"),
-    unary("/etcdserverpb.Cluster/MemberPromote"),
-    unary("/etcdserverpb.Maintenance/Alarm"),
-    learner("/etcdserverpb.Maintenance/Status", Kind::Unary),
-    unary("/etcdserverpb.Maintenance/Defragment"),
-    unary("/etcdserverpb.Maintenance/Hash"),
-    unary("/etcdserverpb.Maintenance/HashKV"),
-    learner("/etcdserverpb.Maintenance/Snapshot", Kind::ServerStream),
-    unary("/etcdserverpb.Maintenance/MoveLeader"),
-    unary("/etcdserverpb.Maintenance/Downgrade"),
-    unary("/etcdserverpb.Auth/AuthEnable"),
-    unary("/etcdserverpb.Auth/AuthDisable"),
-    unary("/etcdserverpb.Auth/AuthStatus"),
-    unary("/etcdserverpb.Auth/Authenticate"),
-    unary("/etcdserverpb.Auth/UserAdd"),
-    unary("/etcdserverpb.Auth/UserGet"),
-    unary("/etcdserverpb.Auth/UserList"),
-    unary("/etcdserverpb.Auth/UserDelete"),
-    unary("/etcdserverpb.Auth/UserChangePassword"),
-    unary("/etcdserverpb.Auth/UserGrantRole"),
-    unary("/etcdserverpb.Auth/UserRevokeRole"),
-    unary("/etcdserverpb.Auth/RoleAdd"),
-    unary("/etcdserverpb.Auth/RoleGet"),
-    unary("/etcdserverpb.Auth/RoleList"),
-    unary("/etcdserverpb.Auth/RoleDelete"),
-    unary("/etcdserverpb.Auth/RoleGrantPermission"),
-    unary("/etcdserverpb.Auth/RoleRevokePermission"),
+    unary(Access::ByRequest, "/etcdserverpb.KV/Put"),
+    learner(Access::ByRequest, "/etcdserverpb.KV/Range", Kind::Unary),
+    unary(Access::ByRequest, "/etcdserverpb.KV/Txn"),
+    unary(Access::ByRequest, "/etcdserverpb.KV/DeleteRange"),
+    unary(Access::Admin, "/etcdserverpb.KV/Compact"),
+    streaming(Access::ByRequest, "/etcdserverpb.KV/RangeStream", Kind::ServerStream),
+    streaming(Access::ByRequest, "/etcdserverpb.Watch/Watch", Kind::BidiStream),
+    streaming(Access::ByRequest, "/etcdserverpb.Lease/LeaseKeepAlive", Kind::BidiStream),
+    unary(Access::Known, "/etcdserverpb.Lease/LeaseGrant"),
+    unary(Access::Known, "/etcdserverpb.Lease/LeaseRevoke"),
+    unary(Access::Known, "/etcdserverpb.Lease/LeaseTimeToLive"),
+    unary(Access::ByRequest, "/etcdserverpb.Lease/LeaseLeases"),
+    learner(Access::Open, "/grpc.health.v1.Health/Check", Kind::Unary),
+    learner(Access::Open, "/grpc.health.v1.Health/Watch", Kind::ServerStream),
+    unary(Access::Admin, "/etcdserverpb.Cluster/MemberAdd"),
+    unary(Access::Admin, "/etcdserverpb.Cluster/MemberRemove"),
+    unary(Access::Admin, "/etcdserverpb.Cluster/MemberUpdate"),
+    unary(Access::Known, "/etcdserverpb.Cluster/MemberList"),
+    unary(Access::Admin, "/etcdserverpb.Cluster/MemberPromote"),
+    unary(Access::ByRequest, "/etcdserverpb.Maintenance/Alarm"),
+    learner(Access::Known, "/etcdserverpb.Maintenance/Status", Kind::Unary),
+    unary(Access::Admin, "/etcdserverpb.Maintenance/Defragment"),
+    unary(Access::Admin, "/etcdserverpb.Maintenance/Hash"),
+    unary(Access::Admin, "/etcdserverpb.Maintenance/HashKV"),
+    learner(Access::Admin, "/etcdserverpb.Maintenance/Snapshot", Kind::ServerStream),
+    unary(Access::Admin, "/etcdserverpb.Maintenance/MoveLeader"),
+    unary(Access::Admin, "/etcdserverpb.Maintenance/Downgrade"),
+    unary(Access::Admin, "/etcdserverpb.Auth/AuthEnable"),
+    unary(Access::Admin, "/etcdserverpb.Auth/AuthDisable"),
+    unary(Access::Admin, "/etcdserverpb.Auth/AuthStatus"),
+    unary(Access::Open, "/etcdserverpb.Auth/Authenticate"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserAdd"),
+    unary(Access::ByRequest, "/etcdserverpb.Auth/UserGet"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserList"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserDelete"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserChangePassword"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserGrantRole"),
+    unary(Access::Admin, "/etcdserverpb.Auth/UserRevokeRole"),
+    unary(Access::Admin, "/etcdserverpb.Auth/RoleAdd"),
+    unary(Access::ByRequest, "/etcdserverpb.Auth/RoleGet"),
+    unary(Access::Admin, "/etcdserverpb.Auth/RoleList"),
+    unary(Access::Admin, "/etcdserverpb.Auth/RoleDelete"),
+    unary(Access::Admin, "/etcdserverpb.Auth/RoleGrantPermission"),
+    unary(Access::Admin, "/etcdserverpb.Auth/RoleRevokePermission"),
+    unary(Access::ByRequest, "/v3lockpb.Lock/Lock"),
+    unary(Access::ByRequest, "/v3lockpb.Lock/Unlock"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Campaign"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Proclaim"),
+    unary(Access::ByRequest, "/v3electionpb.Election/Leader"),
+    streaming(Access::ByRequest, "/v3electionpb.Election/Observe", Kind::ServerStream),
+    unary(Access::ByRequest, "/v3electionpb.Election/Resign"),
 ];
 
 /// The watch stream, whose messages its service counts.
@@ -216,9 +238,12 @@ mod tests {
         assert_eq!(listed.len(), RPCS.len());
         // The service definitions, read as text: `rpc Name(` below `service Service {`.
         let mut declared = BTreeSet::new();
-        for text in
-            [include_str!("../../proto/rpc.proto"), include_str!("../../proto/health.proto")]
-        {
+        for text in [
+            include_str!("../../proto/rpc.proto"),
+            include_str!("../../proto/health.proto"),
+            include_str!("../../proto/v3lock.proto"),
+            include_str!("../../proto/v3election.proto"),
+        ] {
             let word = |line: &str, key: &str| {
                 let rest = line.trim().strip_prefix(key)?;
                 Some(rest.split([' ', '(', ';']).next().unwrap_or_default().to_string())
@@ -242,7 +267,7 @@ mod tests {
         assert_eq!(find("/etcdserverpb.Lease/LeaseKeepAlive"), Some(KEEP_ALIVE));
         for (path, text) in [
             ("/etcdserverpb.KV/Get", "unknown method Get for service etcdserverpb.KV"),
-            ("/v3lockpb.Lock/Lock", "unknown service v3lockpb.Lock"),
+            ("/v3lockpb.Locks/Lock", "unknown service v3lockpb.Locks"),
             ("nonsense", "malformed method name: \"nonsense\""),
         ] {
             assert_eq!(find(path), None);

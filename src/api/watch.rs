@@ -4,19 +4,23 @@
 //! calls, and what the hub says becomes messages: their exact shapes, fragments, and encodings
 //! that are made once for all watchers of a thread.
 
+use super::caller::Credentials;
 use super::errors::status;
 use super::front::{LeaderLost, leader_lost, needs_leader};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::watch_request::RequestUnion;
 use super::proto::watchpb::watch_server::Watch;
-use super::rpcs::{Counters, WATCH};
+use super::rpcs::{CODE_NAMES, Counters, WATCH};
+use super::tokens::AuthOptions;
 use super::unfold::unfold;
 use super::wire::{Encodings, WatchFrame, split};
+use crate::auth::Need;
 use crate::io::biased_select;
 use crate::mvcc::watch::{CreateRequest, Filters, Refusal, WatchOut};
 use crate::node::{NodeHandle, WatchStream};
 use crate::types::{ApiError, GroupId, KeyRange};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::codegen::{BoxStream, async_trait};
@@ -24,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub struct WatchService {
     node: NodeHandle,
+    options: Arc<AuthOptions>,
     /// The bound on one part of a fragmented answer.
     part_bytes_max: usize,
     counters: Arc<Counters>,
@@ -32,8 +37,13 @@ pub struct WatchService {
 }
 
 impl WatchService {
-    pub fn new(node: NodeHandle, part_bytes_max: usize, counters: Arc<Counters>) -> WatchService {
-        WatchService { node, part_bytes_max, counters, encodings: Arc::default() }
+    pub fn new(
+        node: NodeHandle,
+        options: Arc<AuthOptions>,
+        part_bytes_max: usize,
+        counters: Arc<Counters>,
+    ) -> WatchService {
+        WatchService { node, options, part_bytes_max, counters, encodings: Arc::default() }
     }
 }
 
@@ -49,6 +59,8 @@ impl Watch for WatchService {
         let hub = self.node.open_watch(GroupId::ROOT).map_err(|error| status(&error))?;
         let session = Session {
             node: self.node.clone(),
+            options: self.options.clone(),
+            credentials: Credentials::of(request.metadata().as_ref(), request.extensions()),
             hub,
             leader_lost: leader_lost(&self.node, needs_leader),
             requests: Some(request.into_inner()),
@@ -65,6 +77,8 @@ impl Watch for WatchService {
 /// One watch stream.
 struct Session {
     node: NodeHandle,
+    options: Arc<AuthOptions>,
+    credentials: Credentials,
     hub: WatchStream,
     /// Resolves when the client should be told that there is no leader; never, if it did not ask.
     leader_lost: LeaderLost,
@@ -108,7 +122,7 @@ impl Session {
             match step {
                 Step::Asked(Ok(Some(request))) => {
                     self.counters.received(WATCH);
-                    self.ask(request);
+                    self.ask(request).await;
                 }
                 // The client will ask for nothing more; what it watches goes on, as in etcd.
                 Step::Asked(Ok(None)) => self.requests = None,
@@ -129,14 +143,54 @@ impl Session {
         }
     }
 
-    fn ask(&mut self, request: pb::WatchRequest) {
+    async fn ask(&mut self, request: pb::WatchRequest) {
         match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => self.hub.create(create_from_proto(create)),
+            Some(RequestUnion::CreateRequest(create)) => {
+                let create = create_from_proto(create);
+                match self.permits(&create.range).await {
+                    Ok(()) => self.hub.create(create),
+                    Err(refused) => self.parts.push_back(refused),
+                }
+            }
             Some(RequestUnion::CancelRequest(cancel)) => self.hub.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.hub.progress(),
             // Something newer than this server: etcd ignores it as well.
             None => {}
         }
+    }
+
+    /// Whether the client may watch the range, as users and roles are now: what it watches
+    /// already goes on, as in etcd.
+    async fn permits(&mut self, range: &KeyRange) -> Result<(), WatchFrame> {
+        let node = &self.node;
+        if !node.auth_enabled(GroupId::ROOT) {
+            return Ok(());
+        }
+        // No key is the first key there can be.
+        let first =
+            if range.key.is_empty() { Bytes::from_static(b"\0") } else { range.key.clone() };
+        let range = KeyRange { key: first, end: range.end.clone() };
+        let checked = async {
+            let caller = self.credentials.caller(node, &self.options).await?;
+            node.auth(GroupId::ROOT)?.check_range(caller.as_ref(), Need::Read, &range)
+        };
+        checked.await.map_err(|error| {
+            let status = status(&error);
+            let revision = node.view(GroupId::ROOT).map_or(0, |view| view.revision());
+            WatchFrame {
+                header: Some(header(node, revision)),
+                watch_id: -1,
+                created: true,
+                canceled: true,
+                // As the Go library prints an error.
+                cancel_reason: format!(
+                    "rpc error: code = {} desc = {}",
+                    CODE_NAMES[status.code() as usize],
+                    status.message()
+                ),
+                ..WatchFrame::default()
+            }
+        })
     }
 
     fn say(&mut self, out: Vec<WatchOut>) {

@@ -1,5 +1,6 @@
 //! What the flags mean, checked. Every error is one line that says what to do about it.
 
+use super::auth_token::TokenOptions;
 use super::flags::Typed;
 use crate::types::limits::QUOTA_BYTES_DEFAULT;
 use crate::types::url::{Scheme, Url};
@@ -48,7 +49,12 @@ pub struct Config {
     pub snapshot_count: u64,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    pub learners_max: usize,
+    pub strict_reconfig: bool,
     pub cache_bytes: usize,
+    pub auth_token: TokenOptions,
+    pub auth_token_ttl_ms: u64,
+    pub bcrypt_cost: u32,
     /// Threads that serve clients, at least one.
     pub client_threads: usize,
     pub log_level: tracing::level_filters::LevelFilter,
@@ -56,6 +62,12 @@ pub struct Config {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    pub fn new(text: String) -> ConfigError {
+        ConfigError(text)
+    }
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,7 +174,18 @@ impl Config {
             snapshot_count: number(typed, "snapshot-count", 1)?,
             request_bytes_max,
             txn_ops_max: number(typed, "max-txn-ops", 1)?,
+            learners_max: number(typed, "max-learners", 1)?,
+            strict_reconfig: switch(typed, "strict-reconfig-check")?,
             cache_bytes: number(typed, "cache-bytes", 1 << 20)?,
+            auth_token: TokenOptions::parse(typed.value("auth-token"))?,
+            auth_token_ttl_ms: number(typed, "auth-token-ttl", 1u64)?.saturating_mul(1000),
+            bcrypt_cost: match number(typed, "bcrypt-cost", i64::MIN)? {
+                cost @ 4..=31 => cost as u32,
+                cost => {
+                    warnings.push(format!("--bcrypt-cost={cost} is not from 4 to 31: 10 is used"));
+                    10
+                }
+            },
             client_threads: match number(typed, "client-threads", 0)? {
                 0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
                 n => n,
@@ -206,6 +229,15 @@ where
         Ok(value) if value >= least => Ok(value),
         Ok(_) => wrong(format!("--{name}={text} is too small: it must be at least {least}")),
         Err(_) => wrong(format!("--{name}={text} is not a number that fits")),
+    }
+}
+
+/// A switch, in the spellings that Go takes.
+fn switch(typed: &Typed, name: &str) -> Result<bool, ConfigError> {
+    match typed.value(name) {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        other => wrong(format!("--{name}={other} is no switch: say true or false")),
     }
 }
 
@@ -317,6 +349,7 @@ mod tests {
         assert_eq!(text(&c.advertise_peer_urls), "http://localhost:2380");
         assert_eq!((c.heartbeat_ms, c.election_ms, c.snapshot_count), (100, 1000, 10_000));
         assert_eq!((c.request_bytes_max, c.txn_ops_max), (1_572_864, 128));
+        assert_eq!((c.learners_max, c.strict_reconfig), (1, true));
         assert_eq!((c.quota_bytes, c.cache_bytes), (Some(2 << 30), 64 << 20));
         assert_eq!(c.cluster_token, "etcd-cluster");
         assert_eq!(c.cluster_state, ClusterState::New);
@@ -357,6 +390,8 @@ mod tests {
             (&["--heartbeat-interval=0"], "must be at least 1"),
             (&["--max-txn-ops=x"], "--max-txn-ops=x is not a number"),
             (&["--initial-cluster-state=old"], "say new or existing"),
+            (&["--max-learners=0"], "it must be at least 1"),
+            (&["--strict-reconfig-check=maybe"], "say true or false"),
             (&["--log-level=loud"], "--log-level=loud is unknown"),
             (&["--name=a=b"], "--name must not"),
             (&["--initial-cluster=http://1:1"], "is not name=URL"),

@@ -47,8 +47,23 @@ pub const FLAGS: &[Flag] = &[
     flag("snapshot-count", "ENTRIES", "10000", "Applied entries after which the log is trimmed"),
     flag("max-request-bytes", "BYTES", "1572864", "Bound on one request"),
     flag("max-txn-ops", "OPS", "128", "Bound on the operations of one txn"),
+    flag("max-learners", "N", "1", "Learners the cluster may have at a time"),
+    flag(
+        "strict-reconfig-check",
+        "BOOL",
+        "true",
+        "Refuse membership changes that would put the quorum at risk",
+    ),
     flag("cache-bytes", "BYTES", "67108864", "Memory for pages of the store"),
     flag("client-threads", "N", "0", "Threads that serve clients; 0 is one per core"),
+    flag(
+        "auth-token",
+        "TYPE",
+        "simple",
+        "simple, or jwt,sign-method=M,pub-key=FILE,priv-key=FILE,ttl=10m",
+    ),
+    flag("auth-token-ttl", "SECONDS", "300", "How long a simple token lasts after its last use"),
+    flag("bcrypt-cost", "N", "10", "Rounds (2^N) that comparing a password costs, 4 to 31"),
     flag("log-level", "LEVEL", "info", "debug, info, warn, error, panic or fatal"),
 ];
 
@@ -72,12 +87,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// etcd's flags that would change what the server does, and do not yet, with etcd's defaults (a
 /// default asks for nothing). Saying so beats both ignoring them and calling them unknown.
 const NOT_YET: &[(&str, &str)] = &[
-    ("auth-token", "simple"),
-    ("auth-token-ttl", "300"),
     ("auto-compaction-mode", "periodic"),
     ("auto-compaction-retention", "0"),
     ("auto-tls", "false"),
-    ("bcrypt-cost", "10"),
     ("bootstrap-defrag-threshold-megabytes", "0"),
     ("cert-file", ""),
     ("cipher-suites", ""),
@@ -111,7 +123,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("listen-client-http-urls", ""),
     ("listen-metrics-urls", ""),
     ("log-rotation-config-json", ""),
-    ("max-learners", "1"),
     ("memory-mlock", "false"),
     ("metrics", "basic"),
     ("peer-auto-tls", "false"),
@@ -131,7 +142,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("self-signed-cert-validity", "1"),
     ("socket-reuse-address", "false"),
     ("socket-reuse-port", "false"),
-    ("strict-reconfig-check", "true"),
     ("tls-max-version", ""),
     ("tls-min-version", "TLS1.2"),
     ("trusted-ca-file", ""),
@@ -184,7 +194,12 @@ fn command() -> Command {
         .arg(Arg::new("version").long("version").action(ArgAction::SetTrue))
         .arg(Arg::new("help").long("help").short('h').action(ArgAction::SetTrue));
     for flag in FLAGS {
-        command = command.arg(Arg::new(flag.name).long(flag.name).allow_hyphen_values(true));
+        let arg = Arg::new(flag.name).long(flag.name);
+        command = command.arg(match flag.value {
+            // A switch needs no value.
+            "BOOL" => arg.num_args(0..=1).default_missing_value("true"),
+            _ => arg.allow_hyphen_values(true),
+        });
     }
     for name in WITHOUT_EFFECT.iter().copied().chain(not_yet()) {
         // Some of these are switches in etcd, which need no value.
@@ -402,6 +417,9 @@ mod tests {
         let typed = run(&["--logger=zap", "--max-wals", "9"], &[]).expect("valid");
         assert_eq!(typed.warnings.len(), 2);
         assert_eq!(typed.given("logger"), None);
+        let typed = run(&["--strict-reconfig-check", "--max-learners=2"], &[]).expect("valid");
+        assert_eq!(typed.given("strict-reconfig-check"), Some("true"));
+        assert_eq!(typed.given("max-learners"), Some("2"));
         let defaults =
             ["--pre-vote", "--unsafe-no-fsync=false", "--auto-compaction-retention", "0"];
         assert_eq!(run(&defaults, &[]).expect("valid"), Typed::default());

@@ -10,6 +10,7 @@
     reason = "the command line is the outermost shell: it runs in a real process only"
 )]
 
+mod auth_token;
 pub mod config;
 pub mod ctl;
 pub mod flags;

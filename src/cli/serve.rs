@@ -7,6 +7,7 @@ use super::config::{ClusterState, Config};
 use crate::api::front::Front;
 use crate::api::rpcs::Counters;
 use crate::api::server::Server;
+use crate::api::tokens::AuthOptions;
 use crate::btree::StoreOptions;
 use crate::io::{Io, biased_select, tokio_backend};
 use crate::multiraft::host::TrimPolicy;
@@ -19,6 +20,7 @@ use crate::types::url::Url;
 use crate::types::{GroupId, Incarnation, Member, limits};
 use std::fmt::Display;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two looks at whether the member is ready.
@@ -48,6 +50,7 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
         port_is_free(flag, address)?;
     }
 
+    let options = auth_options(config)?;
     let boot = boot_config(config, &io)?;
     let running =
         start::open(&io, boot, start_config(config)).await.map_err(|error| match error {
@@ -56,7 +59,7 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
             }
             OpenError::Peers(error) => format!("{error}; choose another --listen-peer-urls"),
         })?;
-    let outcome = serve_clients(config, &clients, &running, &io).await;
+    let outcome = serve_clients(config, options, &clients, &running, &io).await;
     // Whatever happened, the member ends in order.
     let ended = start::close(&running, &*io.clock).await;
     outcome?;
@@ -76,14 +79,16 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
 /// Serves clients until a signal or until the member ends by itself.
 async fn serve_clients(
     config: &Config,
+    options: AuthOptions,
     listen: &[String],
     running: &Running,
     io: &Io,
 ) -> Result<(), String> {
     let handle = running.handle.clone();
     let shards = Counters::shards(config.client_threads);
+    let options = Arc::new(options);
     let server = Server::start(listen, &shards, |counters| {
-        Front::new(handle.clone(), counters, shards.clone())
+        Front::new(handle.clone(), options.clone(), counters, shards.clone())
     })
     .map_err(|error| format!("{error}; choose another --listen-client-urls"))?;
     let mut terminate = signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -138,6 +143,11 @@ fn cannot_listen(flag: &str, address: &str, error: &dyn Display) -> String {
     format!("cannot listen on {address}: {error}; choose another --{flag} or free the port")
 }
 
+/// What the flags mean for how clients are told apart; reads the keys.
+pub fn auth_options(config: &Config) -> Result<AuthOptions, String> {
+    Ok(AuthOptions { tokens: config.auth_token.open()?, bcrypt_cost: config.bcrypt_cost })
+}
+
 /// What the flags mean for a member's start, its data directory apart.
 pub fn start_config(config: &Config) -> StartConfig {
     StartConfig {
@@ -146,6 +156,7 @@ pub fn start_config(config: &Config) -> StartConfig {
         limits: RequestLimits {
             request_bytes_max: config.request_bytes_max,
             txn_ops_max: config.txn_ops_max,
+            token_ttl_ms: config.auth_token_ttl_ms,
         },
         checkpoint_entries: config.snapshot_count,
         progress_interval_ms: PROGRESS_INTERVAL_MS,
@@ -219,6 +230,8 @@ pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
         step_entries: 1_000.min(config.snapshot_count.max(1)),
     };
     core.request_bytes_max = config.request_bytes_max;
+    core.learners_max = config.learners_max;
+    core.strict_reconfig = config.strict_reconfig;
     core.quota_bytes = config.quota_bytes.unwrap_or(0);
     let mut boot = BootConfig::new(&config.data_dir, core, founding);
     boot.store = StoreOptions { cache_bytes: config.cache_bytes };

@@ -1,5 +1,6 @@
 //! Strategies that make any value of the encoded types, for tests here and in other rooms.
 
+use crate::types::auth::{AuthCommand, Caller, Permission, PermissionKind};
 use crate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, Command, CompactRequest, Compare, CompareResult,
     CompareTarget, DeleteRangeRequest, Proposal, PutRequest, RangeRequest, RequestOp, SortOrder,
@@ -247,6 +248,40 @@ pub fn txn() -> impl Strategy<Value = TxnRequest> {
         .prop_map(|(compare, success, failure)| TxnRequest { compare, success, failure })
 }
 
+fn name() -> impl Strategy<Value = String> {
+    ".{0,8}"
+}
+
+fn auth_command() -> impl Strategy<Value = AuthCommand> {
+    let kind = prop_oneof![
+        Just(PermissionKind::Read),
+        Just(PermissionKind::Write),
+        Just(PermissionKind::ReadWrite)
+    ];
+    let permission = (kind, key_range()).prop_map(|(kind, range)| Permission { kind, range });
+    prop_oneof![
+        Just(AuthCommand::Enable),
+        Just(AuthCommand::Disable),
+        (name(), name())
+            .prop_map(|(user, token_prefix)| AuthCommand::Authenticate { user, token_prefix }),
+        (name(), proptest::option::of(bytes()))
+            .prop_map(|(user, password_hash)| AuthCommand::UserAdd { user, password_hash }),
+        name().prop_map(|user| AuthCommand::UserDelete { user }),
+        (name(), bytes()).prop_map(|(user, password_hash)| {
+            AuthCommand::UserChangePassword { user, password_hash }
+        }),
+        (name(), name()).prop_map(|(user, role)| AuthCommand::UserGrantRole { user, role }),
+        (name(), name()).prop_map(|(user, role)| AuthCommand::UserRevokeRole { user, role }),
+        name().prop_map(|role| AuthCommand::RoleAdd { role }),
+        name().prop_map(|role| AuthCommand::RoleDelete { role }),
+        (name(), permission).prop_map(|(role, permission)| {
+            AuthCommand::RoleGrantPermission { role, permission }
+        }),
+        (name(), key_range())
+            .prop_map(|(role, range)| AuthCommand::RoleRevokePermission { role, range }),
+    ]
+}
+
 pub fn command() -> impl Strategy<Value = Command> {
     let action = prop_oneof![
         Just(AlarmAction::Get),
@@ -281,10 +316,18 @@ pub fn command() -> impl Strategy<Value = Command> {
         ),
         Just(Command::CreateGroup),
         any::<u64>().prop_map(|id| Command::DestroyGroup { group: GroupId(id) }),
+        auth_command().prop_map(Command::Auth),
     ]
 }
 
 pub fn proposal() -> impl Strategy<Value = Proposal> {
-    (any::<u64>(), number(), command())
-        .prop_map(|(origin, seq, command)| Proposal { id: RequestId { origin, seq }, command })
+    let caller =
+        (name(), any::<u64>()).prop_map(|(user, auth_revision)| Caller { user, auth_revision });
+    (any::<u64>(), number(), proptest::option::of(caller), command()).prop_map(
+        |(origin, seq, caller, command)| Proposal {
+            id: RequestId { origin, seq },
+            caller,
+            command,
+        },
+    )
 }

@@ -2,11 +2,15 @@
 //!
 //! `format (1) | origin u64 | seq | command tag | fields in the order of the struct`
 //!
+//! A proposal that somebody asked for has format 2 and `user | auth revision` before the command.
+//!
 //! Whoever proposes checks a txn's depth before it encodes (`limits::TXN_DEPTH_MAX`); decoding
 //! checks again, because the bytes may come from a peer or a disk.
 
+use super::auth::{decode_auth, encode_auth};
 use super::reader::{DecodeError, Reader};
 use super::varint::{put_bool, put_bytes, put_strings, put_varint, put_zigzag};
+use crate::types::auth::Caller;
 use crate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, Command, CompactRequest, Compare, CompareResult,
     CompareTarget, DeleteRangeRequest, Proposal, PutRequest, RangeRequest, RequestOp, SortOrder,
@@ -16,6 +20,8 @@ use crate::types::{GroupId, Incarnation, KeyRange, LeaseId, NodeId, RequestId, T
 use bytes::{BufMut, Bytes, BytesMut};
 
 const FORMAT: u8 = 1;
+/// With the caller in front of the command.
+const FORMAT_WITH_CALLER: u8 = 2;
 
 const PUT: u8 = 1;
 const DELETE_RANGE: u8 = 2;
@@ -28,6 +34,7 @@ const ALARM: u8 = 8;
 const PUBLISH_MEMBER: u8 = 9;
 const CREATE_GROUP: u8 = 10;
 const DESTROY_GROUP: u8 = 11;
+const AUTH: u8 = 12;
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -38,9 +45,13 @@ const OP_BYTES_MIN: usize = 4;
 
 pub fn encode_proposal(proposal: &Proposal) -> Bytes {
     let mut out = BytesMut::with_capacity(64 + payload_bytes(&proposal.command));
-    out.put_u8(FORMAT);
+    out.put_u8(if proposal.caller.is_some() { FORMAT_WITH_CALLER } else { FORMAT });
     out.put_u64_le(proposal.id.origin);
     put_varint(&mut out, proposal.id.seq);
+    if let Some(Caller { user, auth_revision }) = &proposal.caller {
+        put_bytes(&mut out, user.as_bytes());
+        put_varint(&mut out, *auth_revision);
+    }
     encode_command(&proposal.command, &mut out);
     out.freeze()
 }
@@ -48,23 +59,30 @@ pub fn encode_proposal(proposal: &Proposal) -> Bytes {
 /// Reads back what `encode_proposal` wrote; values share `bytes`.
 pub fn decode_proposal(bytes: &Bytes) -> Result<Proposal, DecodeError> {
     let r = &mut Reader::new(bytes);
-    let id = decode_head(r)?;
+    let (format, id) = decode_head(r)?;
+    let mut caller = None;
+    if format == FORMAT_WITH_CALLER {
+        let (user, auth_revision) = (r.string("caller")?, r.varint("caller's auth revision")?);
+        caller = Some(Caller { user, auth_revision });
+    }
     let command = decode_command(r)?;
     r.finish()?;
-    Ok(Proposal { id, command })
+    Ok(Proposal { id, caller, command })
 }
 
 /// Only whose proposal it is, for finding its waiter without decoding the command.
 pub fn decode_request_id(bytes: &Bytes) -> Result<RequestId, DecodeError> {
-    decode_head(&mut Reader::new(bytes))
+    Ok(decode_head(&mut Reader::new(bytes))?.1)
 }
 
-fn decode_head(r: &mut Reader<'_>) -> Result<RequestId, DecodeError> {
+fn decode_head(r: &mut Reader<'_>) -> Result<(u8, RequestId), DecodeError> {
     let error = r.error("known proposal format");
-    if r.u8("proposal format")? != FORMAT {
+    let format = r.u8("proposal format")?;
+    if format != FORMAT && format != FORMAT_WITH_CALLER {
         return Err(error);
     }
-    Ok(RequestId { origin: r.u64_le("request origin")?, seq: r.varint("request sequence")? })
+    let id = RequestId { origin: r.u64_le("request origin")?, seq: r.varint("request sequence")? };
+    Ok((format, id))
 }
 
 /// What the large parts of the common commands take, so that encoding allocates once.
@@ -135,6 +153,10 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             out.put_u8(DESTROY_GROUP);
             put_varint(out, group.0);
         }
+        Command::Auth(auth) => {
+            out.put_u8(AUTH);
+            encode_auth(auth, out);
+        }
     }
 }
 
@@ -169,6 +191,7 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
         },
         CREATE_GROUP => Command::CreateGroup,
         DESTROY_GROUP => Command::DestroyGroup { group: GroupId(r.varint("group id")?) },
+        AUTH => Command::Auth(decode_auth(r)?),
         _ => return Err(unknown),
     })
 }

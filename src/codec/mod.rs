@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 pub mod arbitrary;
+mod auth;
 pub mod checksum;
 pub mod command;
 pub mod frame;

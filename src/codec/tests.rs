@@ -219,7 +219,11 @@ fn a_txn_nests_as_deep_as_the_bound_and_no_deeper() {
         for _ in 1..depth {
             txn = TxnRequest { success: vec![RequestOp::Txn(txn)], ..TxnRequest::default() };
         }
-        encode_proposal(&Proposal { id: RequestId::default(), command: Command::Txn(txn) })
+        encode_proposal(&Proposal {
+            id: RequestId::default(),
+            caller: None,
+            command: Command::Txn(txn),
+        })
     };
     assert!(decode_proposal(&nested(limits::TXN_DEPTH_MAX)).is_ok());
     assert!(decode_proposal(&nested(limits::TXN_DEPTH_MAX + 1)).is_err());

@@ -19,6 +19,7 @@ use crate::codec::command::decode_proposal;
 use crate::codec::raft::decode_conf_change;
 use crate::mvcc::{ApplyContext, Keyspace, KeyspaceView, LeaseChange};
 use crate::raft::conf_change;
+use crate::types::auth::TokenChange;
 use crate::types::command::{AlarmKind, CompactRequest};
 use crate::types::message::SnapshotMeta;
 use crate::types::reply::{Event, Reply};
@@ -77,6 +78,7 @@ pub struct AppliedBatch {
     /// Watch events per revision, ascending.
     pub events: Vec<(i64, Vec<Event>)>,
     pub lease_changes: Vec<LeaseChange>,
+    pub tokens: Vec<TokenChange>,
     /// A verdict for every configuration change among the entries.
     pub confs: Vec<(LogIndex, Option<ConfChange>)>,
     /// All active alarms, when they changed.
@@ -267,6 +269,7 @@ impl Applier {
             results: batch.results,
             events: batch.events,
             lease_changes: batch.lease_changes,
+            tokens: batch.tokens,
             confs: batch.confs,
             alarms,
             root,
@@ -311,6 +314,7 @@ struct Gathering {
     results: Vec<AppliedEntry>,
     events: Vec<(i64, Vec<Event>)>,
     lease_changes: Vec<LeaseChange>,
+    tokens: Vec<TokenChange>,
     confs: Vec<(LogIndex, Option<ConfChange>)>,
     alarms_changed: bool,
     root_changed: bool,
@@ -328,7 +332,7 @@ impl GroupState {
         let Ok(proposal) = decode_proposal(&entry.data) else {
             return Ok(false);
         };
-        let (id, command) = (proposal.id, proposal.command);
+        let (id, caller, command) = (proposal.id, proposal.caller, proposal.command);
         if let Command::PublishMember { id: member, name, client_urls, incarnation } = command {
             let result = match root {
                 Some(place) => {
@@ -352,7 +356,7 @@ impl GroupState {
             return Ok(true);
         }
         let at = ApplyContext { index: entry.index, term: entry.term };
-        let applied = self.keyspace.apply(&command, &at)?;
+        let applied = self.keyspace.apply_for(caller.as_ref(), &command, &at)?;
         for event in applied.events {
             let revision = event.kv.mod_revision;
             match batch.events.last_mut() {
@@ -361,6 +365,7 @@ impl GroupState {
             }
         }
         batch.lease_changes.extend(applied.lease_changes);
+        batch.tokens.extend(applied.tokens);
         batch.alarms_changed |= applied.alarm_changed;
         if matches!(command, Command::Compact(_)) && applied.reply.is_ok() {
             self.compacting = true;
@@ -592,6 +597,7 @@ impl Applier {
             results: Vec::new(),
             events: Vec::new(),
             lease_changes,
+            tokens: Vec::new(),
             confs: Vec::new(),
             alarms: Some(view.alarms(None)),
             root: (group == GroupId::ROOT).then(|| self.root.clone()),

@@ -104,7 +104,11 @@ impl RootState {
         };
         match change {
             RootChange::Add(member) => {
-                if self.members.contains_key(&id) || self.removed.contains(&id) {
+                // An id is never used twice; etcd calls one that was removed "not found" even here.
+                if self.removed.contains(&id) {
+                    return Err(ApiError::MemberNotFound);
+                }
+                if self.members.contains_key(&id) {
                     return Err(ApiError::MemberIdExists);
                 }
                 if url_taken(&member.peer_urls) {

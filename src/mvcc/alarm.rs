@@ -39,7 +39,8 @@ pub(super) fn refused(alarms: &Alarms, command: &Command) -> Option<ApiError> {
         | Command::Alarm(_)
         | Command::PublishMember { .. }
         | Command::CreateGroup
-        | Command::DestroyGroup { .. } => None,
+        | Command::DestroyGroup { .. }
+        | Command::Auth(_) => None,
     }
 }
 

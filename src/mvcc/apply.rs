@@ -6,6 +6,7 @@ use super::key::revision_key;
 use super::keyspace::Keyspace;
 use super::range::Versions;
 use super::record::{NewRecord, Record};
+use crate::types::auth::{Caller, TokenChange};
 use crate::types::command::Command;
 use crate::types::reply::{Event, EventKind, KeyValue, Reply};
 use crate::types::{ApiError, LeaseId, LogIndex, Revision, StorageError, Term};
@@ -30,6 +31,8 @@ pub struct Applied {
     pub events: Vec<Event>,
     pub lease_changes: Vec<LeaseChange>,
     pub alarm_changed: bool,
+    /// What members must do about the tokens they remember.
+    pub tokens: Vec<TokenChange>,
 }
 
 /// What the leader's expiry clock has to know.
@@ -73,6 +76,17 @@ impl Keyspace {
     ///
     /// An `Err` is the disk's fault and leaves the keyspace half-changed: the member stops.
     pub fn apply(&mut self, command: &Command, at: &ApplyContext) -> Result<Applied, StorageError> {
+        self.apply_for(None, command, at)
+    }
+
+    /// As `apply`, on somebody's behalf: what the users and roles of this point of the log do not
+    /// permit is refused.
+    pub fn apply_for(
+        &mut self,
+        caller: Option<&Caller>,
+        command: &Command,
+        at: &ApplyContext,
+    ) -> Result<Applied, StorageError> {
         assert!(
             at.index > self.state.applied,
             "entry {} applied twice: {} is applied already",
@@ -80,7 +94,7 @@ impl Keyspace {
             self.state.applied
         );
         let mut write = Write::new(self);
-        let reply = match write.run(command, at) {
+        let reply = match write.run(caller, command, at) {
             Ok(reply) => Ok(reply),
             Err(ReadError::Api(error)) => {
                 assert!(!write.wrote_anything(), "a refused command wrote nothing");
@@ -102,6 +116,8 @@ pub(super) struct Write<'a> {
     pub events: Vec<Event>,
     pub lease_changes: Vec<LeaseChange>,
     pub alarm_changed: bool,
+    pub auth_changed: bool,
+    pub tokens: Vec<TokenChange>,
     pub digest: Digest,
 }
 
@@ -116,14 +132,22 @@ impl<'a> Write<'a> {
             events: Vec::new(),
             lease_changes: Vec::new(),
             alarm_changed: false,
+            auth_changed: false,
+            tokens: Vec::new(),
             digest,
         }
     }
 
-    fn run(&mut self, command: &Command, at: &ApplyContext) -> Result<Reply, ReadError> {
+    fn run(
+        &mut self,
+        caller: Option<&Caller>,
+        command: &Command,
+        at: &ApplyContext,
+    ) -> Result<Reply, ReadError> {
         if let Some(error) = alarm::refused(&self.keyspace.alarms, command) {
             return Err(error.into());
         }
+        self.keyspace.permits(caller, command)?;
         Ok(match command {
             Command::Put(request) => {
                 self.check_put(request)?;
@@ -151,11 +175,15 @@ impl<'a> Write<'a> {
             // The root state machine's: they leave no trace in the default keyspace.
             Command::PublishMember { .. } => Reply::PublishMember,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
+            Command::Auth(command) => self.auth(command, at.index)?,
         })
     }
 
     fn wrote_anything(&self) -> bool {
-        !self.events.is_empty() || !self.lease_changes.is_empty() || self.alarm_changed
+        !self.events.is_empty()
+            || !self.lease_changes.is_empty()
+            || self.alarm_changed
+            || self.auth_changed
     }
 
     fn finish(mut self, reply: Result<Reply, ApiError>, at: &ApplyContext) -> Applied {
@@ -174,6 +202,7 @@ impl<'a> Write<'a> {
             events: self.events,
             lease_changes: self.lease_changes,
             alarm_changed: self.alarm_changed,
+            tokens: self.tokens,
         }
     }
 

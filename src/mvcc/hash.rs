@@ -134,6 +134,19 @@ impl Digest {
         self.number(seconds as u64);
     }
 
+    /// A row of users and roles, stored or removed.
+    pub fn row(&mut self, key: &[u8], value: Option<&[u8]>) {
+        self.number(u64::from(value.is_some()));
+        for bytes in [Some(key), value].into_iter().flatten() {
+            self.number(bytes.len() as u64);
+            for chunk in bytes.chunks(8) {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                self.number(u64::from_le_bytes(word));
+            }
+        }
+    }
+
     pub fn reply(&mut self, reply: &Result<Reply, ApiError>) {
         match reply {
             Err(error) => self.number(0x100 + error_code(error)),
@@ -167,6 +180,11 @@ impl Digest {
                 self.number(group.0);
             }
             Ok(Reply::DestroyGroup) => self.number(11),
+            Ok(Reply::Auth) => self.number(12),
+            Ok(Reply::Authenticated { auth_revision, .. }) => {
+                self.number(13);
+                self.number(*auth_revision);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! by key           the user's key, as it is
 //! meta             "s"                        the counters (`keyspace`)
 //!                  "a" member (8, BE) kind    one raised alarm
+//!                  "u" row                    users, roles, whether they count (`auth`)
 //! leases           lease (8, BE)
 //! lease keys       lease (8, BE) key          one attachment
 //! ```
@@ -15,6 +16,7 @@ use std::ops::Bound;
 
 pub(super) const META_STATE: &[u8] = b"s";
 pub(super) const META_ALARM: u8 = b'a';
+pub(super) const META_AUTH: u8 = b'u';
 
 pub(super) fn revision_key(revision: Revision) -> [u8; 16] {
     assert!(revision.main >= 0 && revision.sub >= 0, "a stored revision is never negative");

@@ -2,9 +2,10 @@
 
 use super::alarm::Alarms;
 use super::hash::HashRing;
-use super::key::{META_ALARM, META_STATE, alarm_of, revision_key};
+use super::key::{META_ALARM, META_AUTH, META_STATE, alarm_of, revision_key};
 use super::record::{Record, Scan, put_varint, zigzag};
 use super::view::{KeyspaceView, Pins};
+use crate::auth::AuthState;
 use crate::btree::{CheckpointDone, Store, Tree, TreeKind, View};
 use crate::types::{GroupId, LogIndex, Revision, StorageError, Term};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 pub const BY_REV: TreeKind = TreeKind(1);
 /// user key → the newest record of the key.
 pub const BY_KEY: TreeKind = TreeKind(2);
-/// Counters, hash ring, alarms.
+/// Counters, hash ring, alarms, users and roles.
 pub const META: TreeKind = TreeKind(3);
 /// lease → TTL.
 pub const LEASES: TreeKind = TreeKind(4);
@@ -110,6 +111,7 @@ pub struct Keyspace {
     pub(super) lease_keys: Tree,
     pub(super) state: State,
     pub(super) alarms: Arc<Alarms>,
+    pub(super) auth: Arc<AuthState>,
     pub(super) pins: Arc<Pins>,
     /// Whether events carry previous values that would cost a lookup of their own.
     pub(super) want_prev_kv: bool,
@@ -145,6 +147,7 @@ impl Keyspace {
             lease_keys: take(LEASE_KEYS)?,
             state: State::new(),
             alarms: Arc::default(),
+            auth: Arc::default(),
             pins: Arc::default(),
             want_prev_kv: true,
             changes: 0,
@@ -187,6 +190,16 @@ impl Keyspace {
             alarms.insert(alarm_of(&key).ok_or_else(|| bad("an alarm", "another key"))?);
         }
         self.alarms = Arc::new(alarms);
+        cursor.seek(&[META_AUTH])?;
+        let mut rows = Vec::new();
+        while let Some((key, value, _)) = cursor.next()? {
+            if key.first() != Some(&META_AUTH) {
+                break;
+            }
+            rows.push((key.slice(1..), value));
+        }
+        let auth = AuthState::load(rows).map_err(|error| bad(error.what, "other bytes"))?;
+        self.auth = Arc::new(auth);
         Ok(())
     }
 
@@ -200,6 +213,10 @@ impl Keyspace {
     /// The compact revision, −1 before the first compaction.
     pub fn compact_revision(&self) -> i64 {
         self.state.compact_revision
+    }
+    /// The users and roles as applied so far.
+    pub fn auth(&self) -> &Arc<AuthState> {
+        &self.auth
     }
     /// The last applied entry and its term.
     pub fn applied(&self) -> (LogIndex, Term) {

@@ -42,7 +42,7 @@ impl LeaseInfo {
 }
 
 /// The keys attached to a lease, in key order.
-fn attached(lease_keys: &View, id: LeaseId) -> Result<Vec<Bytes>, StorageError> {
+pub(super) fn attached(lease_keys: &View, id: LeaseId) -> Result<Vec<Bytes>, StorageError> {
     let prefix = lease_key(id);
     let mut cursor = lease_keys.cursor();
     cursor.seek(&prefix)?;

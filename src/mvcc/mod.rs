@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | `BY_REV` | main, sub | every version of every key (`record`): history, feed, order of HashKV |
 //! | `BY_KEY` | user key | the key's newest version, *live* unless it is a tombstone |
-//! | `META` | see `key` | counters, hash ring, alarms |
+//! | `META` | see `key` | counters, hash ring, alarms, users and roles |
 //! | `LEASES` | lease | TTL and checkpointed remainder |
 //! | `LEASE_KEYS` | lease, key | attachments |
 //!
@@ -46,7 +46,8 @@
 //!
 //! ## Not here
 //!
-//! Clocks, TTL expiry and minimum TTLs, quota, authentication, membership, encodings of the wire.
+//! Clocks, TTL expiry and minimum TTLs, quota, passwords and tokens, membership, encodings of the
+//! wire.
 //! `node` owns those; what apply needs of them is inside the command.
 //!
 //! ## Why not one revision for an expiry of many leases?
@@ -59,6 +60,7 @@
 
 mod alarm;
 mod apply;
+mod auth;
 mod check;
 mod compact;
 mod delete;

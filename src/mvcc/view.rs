@@ -4,6 +4,7 @@ use super::alarm::{Alarms, list};
 use super::apply::ReadError;
 use super::keyspace::Keyspace;
 use super::range::Reads;
+use crate::auth::AuthState;
 use crate::btree::View;
 use crate::types::NodeId;
 use crate::types::command::{AlarmKind, RangeRequest, TxnRequest};
@@ -73,6 +74,7 @@ struct Inner {
     leases: View,
     lease_keys: View,
     alarms: Arc<Alarms>,
+    auth: Arc<AuthState>,
     pins: Arc<Pins>,
     changes: u64,
 }
@@ -84,6 +86,7 @@ impl KeyspaceView {
             leases: keyspace.leases.view(),
             lease_keys: keyspace.lease_keys.view(),
             alarms: Arc::clone(&keyspace.alarms),
+            auth: Arc::clone(&keyspace.auth),
             pins: Arc::clone(&keyspace.pins),
             changes: keyspace.changes,
         }))
@@ -133,6 +136,11 @@ impl KeyspaceView {
     /// A txn for which `is_read_only` holds and which `check_txn` let through.
     pub fn read_txn(&self, txn: &TxnRequest) -> Result<TxnReply, ReadError> {
         self.0.reads.read_txn(txn)
+    }
+
+    /// The users and roles of the same moment: a read that they let through sees nothing younger.
+    pub fn auth(&self) -> &Arc<AuthState> {
+        &self.0.auth
     }
 
     /// Raised alarms of one kind, or all, ordered by member.

@@ -8,6 +8,7 @@ use crate::multiraft::snapshots::{ChunkInstalled, InstallStep};
 use crate::multiraft::turn::{ApplyJob, BatchId, LogRead, SoftState, WalBatch};
 use crate::multiraft::wire::{NodeMessage, SnapshotFetch};
 use crate::raft;
+use crate::types::auth::Caller;
 use crate::types::command::Command;
 use crate::types::message::SnapshotMeta;
 use crate::types::reply::Reply;
@@ -54,6 +55,13 @@ pub enum Action {
     Propose {
         group: GroupId,
         token: Token,
+        command: Command,
+    },
+    /// The same, on behalf of a user.
+    ProposeAs {
+        group: GroupId,
+        token: Token,
+        caller: Caller,
         command: Command,
     },
     /// A client's linearizable read wants a point: the answer says from which applied index on

@@ -3,7 +3,9 @@
 
 use super::action::{Answer, StopReason, Token};
 use super::core::Core;
-use super::membership::{Health, MembershipChange, check_change, decode_change, encode_change};
+use super::membership::{
+    Health, MembershipChange, check_change, check_learners, decode_change, encode_change,
+};
 use super::requests::RequestKind;
 use crate::multiraft::change::{RootChange, decode_context};
 use crate::multiraft::turn::SoftState;
@@ -146,8 +148,11 @@ impl Core {
         self.confs_waiting.retain(|(_, _, until)| leads && now < *until);
         if let Some((id, change, _)) = self.confs_waiting.pop_front() {
             // What was checked before the other change may be wrong behind it.
-            if self.root.check(&change).is_ok() {
-                self.propose_conf(id, change);
+            let learners_max = self.config.learners_max;
+            let checked = self.root.check(&change);
+            match checked.and_then(|()| check_learners(&self.root, &change, learners_max)) {
+                Ok(()) => self.propose_conf(id, change),
+                Err(error) => self.refuse_conf(id, error),
             }
         }
     }
@@ -155,20 +160,22 @@ impl Core {
     fn health(&self) -> Health {
         let (now, node) = (self.now_ms, self.config.node);
         let long = |since: u64| now >= since + self.config.healthy_ms;
-        let mut connected: BTreeSet<NodeId> = self
-            .root
-            .members
-            .keys()
-            .copied()
-            .filter(|&peer| self.connected_since(peer).is_some_and(long))
-            .collect();
-        connected.insert(node);
+        let (mut up, mut connected) = (BTreeSet::from([node]), BTreeSet::from([node]));
+        for &peer in self.root.members.keys() {
+            if let Some(since) = self.connected_since(peer) {
+                up.insert(peer);
+                if long(since) {
+                    connected.insert(peer);
+                }
+            }
+        }
         let status = self.host.replica(GroupId::ROOT).map(|replica| replica.status());
         let status = status.unwrap_or_default();
         Health {
             strict: self.config.strict_reconfig,
             learners_max: self.config.learners_max,
             connected,
+            up,
             matched: status.progress.iter().map(|peer| (peer.id, peer.matched.0)).collect(),
             leader_matched: status.last.0,
         }

@@ -342,7 +342,10 @@ impl Core {
                 self.unreachable(peer);
             }
             Action::Unreachable { peer } => self.unreachable(peer),
-            Action::Propose { group, token, command } => self.propose(group, token, command),
+            Action::Propose { group, token, command } => self.propose(group, token, None, command),
+            Action::ProposeAs { group, token, caller, command } => {
+                self.propose(group, token, Some(caller), command);
+            }
             Action::Read { group, token } => self.read(group, token),
             Action::KeepAlive { group, token, lease } => self.ask_lease(group, token, lease, true),
             Action::LeaseTtl { group, token, lease } => self.ask_lease(group, token, lease, false),

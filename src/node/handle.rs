@@ -7,10 +7,14 @@
 //! It knows nothing of gRPC, HTTP or encodings on the client wire.
 
 use super::action::{Action, Answer, Token};
+use super::membership::MembershipChange;
 use super::shared::{Ended, GroupSlot, Shared, lock};
 use super::watching::WatchStream;
+use crate::auth::AuthState;
+use crate::io::TaskKind;
 use crate::mvcc::watch::HubCounts;
 use crate::mvcc::{KeyspaceView, ReadError};
+use crate::types::auth::Caller;
 use crate::types::limits::PENDING_PROPOSALS_MAX;
 use crate::types::reply::Reply;
 use crate::types::{ApiError, ClusterId, Command, GroupId, LeaseId, Member, NodeId};
@@ -18,6 +22,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Looks without a leader after which a stream that requires one ends.
 const LEADERLESS_LOOKS: u32 = 3;
@@ -27,6 +32,8 @@ const LEADERLESS_LOOKS: u32 = 3;
 pub struct RequestLimits {
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// How long a remembered token lasts after its last use.
+    pub token_ttl_ms: u64,
 }
 
 /// The outcome of a command that went through the log and was applied here.
@@ -157,13 +164,41 @@ impl NodeHandle {
 
     /// Sends `command` through the log and waits for its outcome here.
     pub async fn propose(&self, group: GroupId, command: Command) -> Result<Committed, ApiError> {
-        match self.ask(|token| Action::Propose { group, token, command }).await {
+        self.propose_as(group, None, command).await
+    }
+
+    /// As `propose`, on behalf of whoever asked: permissions are checked where the command is
+    /// applied, against the users and roles of that point of the log.
+    pub async fn propose_as(
+        &self,
+        group: GroupId,
+        caller: Option<Caller>,
+        command: Command,
+    ) -> Result<Committed, ApiError> {
+        let action = |token| match caller {
+            Some(caller) => Action::ProposeAs { group, token, caller, command },
+            None => Action::Propose { group, token, command },
+        };
+        match self.ask(action).await {
             Ok(Answer::Applied { reply, revision, .. }) => Ok(Committed { reply, revision }),
             Ok(other) => unreachable!("a proposal was answered with {other:?}"),
             Err(error) => {
                 self.shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
                 Err(error)
             }
+        }
+    }
+
+    /// As `propose_as`, and nobody waits for what becomes of it.
+    pub fn propose_and_forget(&self, group: GroupId, caller: Option<Caller>, command: Command) {
+        // The answer finds that nobody listens.
+        let (token, _) = self.shared.waiters.register();
+        let action = match caller {
+            Some(caller) => Action::ProposeAs { group, token, caller, command },
+            None => Action::Propose { group, token, command },
+        };
+        if self.shared.core.try_send(action, PENDING_PROPOSALS_MAX).is_err() {
+            self.shared.waiters.remove(token);
         }
     }
 
@@ -178,6 +213,65 @@ impl NodeHandle {
     /// The newest applied state of the group. `None` if this member has no replica of it.
     pub fn view(&self, group: GroupId) -> Option<KeyspaceView> {
         self.slot(group).map(GroupSlot::view)
+    }
+
+    /// Whether users count. A request that is let through just before they do is still checked
+    /// where it is applied or read.
+    pub fn auth_enabled(&self, group: GroupId) -> bool {
+        self.slot(group).is_some_and(|slot| slot.auth_enabled.load(Ordering::Acquire))
+    }
+
+    /// The users and roles as applied here. They are part of `view`, for reads.
+    pub fn auth(&self, group: GroupId) -> Result<Arc<AuthState>, ApiError> {
+        let view = self.view(group).ok_or(ApiError::MemberNotFound)?;
+        Ok(view.auth().clone())
+    }
+
+    /// The user a remembered token stands for. A token names the entry that made it: one that this
+    /// member has not applied yet is waited for.
+    pub async fn token_user(&self, group: GroupId, token: &str) -> Result<String, ApiError> {
+        let mut split = token.split('.');
+        let (Some(_), Some(index), None) = (split.next(), split.next(), split.next()) else {
+            return Err(ApiError::InvalidAuthToken);
+        };
+        let index: u64 = index.parse().map_err(|_| ApiError::InvalidAuthToken)?;
+        if self.slot(group).is_some_and(|slot| slot.applied().0 < index) {
+            self.read_barrier(group).await?;
+        }
+        let now_ms = self.shared.io.clock.now().0 / 1_000_000;
+        let user = lock(&self.shared.tokens).user(token, now_ms);
+        user.ok_or(ApiError::InvalidAuthToken)
+    }
+
+    /// Runs something that keeps a processor busy for long, away from the threads that serve.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let _slot = self.shared.computing.acquire().await.map_err(|_| ApiError::Stopped)?;
+        let (sender, receiver) = oneshot::channel();
+        let task = async move {
+            // Whoever asked may have gone.
+            let _ = sender.send(work());
+        };
+        self.shared.io.tasks.spawn(name, TaskKind::Dedicated, Box::pin(task));
+        receiver.await.map_err(|_| ApiError::Stopped)
+    }
+
+    /// Random bytes, from the member's own source.
+    pub fn random_bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        for chunk in bytes.chunks_mut(8) {
+            let number = self.shared.io.entropy.u64().to_le_bytes();
+            chunk.copy_from_slice(&number[..chunk.len()]);
+        }
+        bytes
+    }
+
+    /// Milliseconds since the Unix epoch, for what others read: never for an order of events.
+    pub fn wall_ms(&self) -> u64 {
+        self.shared.io.clock.wall_ms()
     }
 
     /// What a failed read means for the client; a storage fault also ends the member.
@@ -228,6 +322,18 @@ impl NodeHandle {
     /// The membership as applied here, ordered by id.
     pub fn members(&self) -> Vec<Member> {
         lock(&self.shared.root).members.values().cloned().collect()
+    }
+
+    /// Changes who is in the cluster, through the leader and its checks. Gives the member that was
+    /// added, and the membership behind the change.
+    pub async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<(Option<Member>, Vec<Member>), ApiError> {
+        match self.ask(|token| Action::Membership { token, change }).await? {
+            Answer::Members { member, members } => Ok((member, members)),
+            other => unreachable!("a change of the membership was answered with {other:?}"),
+        }
     }
 
     pub async fn move_leader(&self, group: GroupId, target: NodeId) -> Result<(), ApiError> {

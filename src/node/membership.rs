@@ -81,6 +81,8 @@ pub struct Health {
     pub learners_max: usize,
     /// Members (the leader itself included) that have been connected for long enough.
     pub connected: BTreeSet<NodeId>,
+    /// Members (the leader itself included) that are connected at all.
+    pub up: BTreeSet<NodeId>,
     /// Per other member how far its log is known to equal the leader's, and the leader's own.
     pub matched: Vec<(NodeId, u64)>,
     pub leader_matched: u64,
@@ -99,19 +101,16 @@ pub fn check_change(
             peer_urls.sort();
             let id = member_id(&peer_urls, "", Some(unix_seconds));
             let member = Member { id, peer_urls, is_learner: learner, ..Member::default() };
-            if learner {
-                let learners = root.members.values().filter(|m| m.is_learner).count();
-                root.check(&RootChange::Add(member.clone()))?;
-                if learners >= health.learners_max {
-                    return Err(ApiError::TooManyLearners);
-                }
-            } else if health.strict {
-                check_add_voter(root)?;
-            }
             if health.strict {
+                if !learner {
+                    check_add_voter(root)?;
+                }
                 check_connected(root, health)?;
             }
-            RootChange::Add(member)
+            let change = RootChange::Add(member);
+            root.check(&change)?;
+            check_learners(root, &change, health.learners_max)?;
+            change
         }
         MembershipChange::Remove { id } => {
             if health.strict {
@@ -121,16 +120,16 @@ pub fn check_change(
         }
         MembershipChange::Promote { id } => {
             let member = root.members.get(&id).ok_or(ApiError::MemberNotFound)?;
-            if !member.is_learner {
-                return Err(ApiError::NotLearner);
-            }
-            check_in_sync(id, health)?;
+            check_in_sync(member, health)?;
             if health.strict {
                 check_promote(root)?;
             }
             RootChange::Promote(id)
         }
         MembershipChange::UpdatePeerUrls { id, mut peer_urls } => {
+            if !root.members.contains_key(&id) {
+                return Err(ApiError::MemberNotFound);
+            }
             check_urls(&peer_urls)?;
             peer_urls.sort();
             RootChange::UpdatePeerUrls { id, peer_urls }
@@ -194,6 +193,20 @@ fn check_add_voter(root: &RootState) -> Result<(), ApiError> {
     if started < quorum(voters + 1) { Err(ApiError::NotEnoughStarted) } else { Ok(()) }
 }
 
+/// Learners cost the leader as much as voters and protect nothing: the operator bounds them.
+pub(super) fn check_learners(
+    root: &RootState,
+    change: &RootChange,
+    learners_max: usize,
+) -> Result<(), ApiError> {
+    let RootChange::Add(member) = change else { return Ok(()) };
+    let learners = root.members.values().filter(|member| member.is_learner).count();
+    if member.is_learner && learners >= learners_max {
+        return Err(ApiError::TooManyLearners);
+    }
+    Ok(())
+}
+
 fn check_connected(root: &RootState, health: &Health) -> Result<(), ApiError> {
     let connected = root.voters().filter(|m| health.connected.contains(&m.id)).count();
     let voters = root.voters().count();
@@ -212,9 +225,11 @@ fn check_remove(root: &RootState, id: NodeId, health: &Health) -> Result<(), Api
     if left == 0 || started < quorum(left) {
         return Err(ApiError::NotEnoughStarted);
     }
-    if health.connected.contains(&id) {
+    // Who is down can go: it votes for nothing now. Anybody else may be needed.
+    if health.up.contains(&id) {
         let active = root.voters().filter(|m| health.connected.contains(&m.id)).count();
-        if active - 1 < quorum(left) {
+        // As if the one that goes were among them, even if it came back only a moment ago.
+        if active.saturating_sub(1) < quorum(left) {
             return Err(ApiError::Unhealthy);
         }
     }
@@ -251,8 +266,11 @@ fn check_promote(root: &RootState) -> Result<(), ApiError> {
 }
 
 /// A learner is in sync when it has nine tenths of what the leader has.
-fn check_in_sync(id: NodeId, health: &Health) -> Result<(), ApiError> {
-    let matched = health.matched.iter().find(|(peer, _)| *peer == id).map_or(0, |&(_, m)| m);
+fn check_in_sync(member: &Member, health: &Health) -> Result<(), ApiError> {
+    let known = health.matched.iter().find(|(peer, _)| *peer == member.id);
+    // The leader is not among the others, and has all there is.
+    let own = if member.is_learner { 0 } else { health.leader_matched };
+    let matched = known.map_or(own, |&(_, matched)| matched);
     let enough = u128::from(matched) * 10 >= u128::from(health.leader_matched) * 9;
     if enough { Ok(()) } else { Err(ApiError::LearnerNotReady) }
 }

@@ -41,6 +41,7 @@ pub mod shell;
 pub mod start;
 pub mod streams;
 pub mod survivor;
+pub mod tokens;
 pub mod watching;
 
 #[cfg(test)]

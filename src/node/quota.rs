@@ -23,7 +23,8 @@ pub fn changes_data(command: &Command) -> bool {
         | Command::Alarm(_)
         | Command::PublishMember { .. }
         | Command::CreateGroup
-        | Command::DestroyGroup { .. } => false,
+        | Command::DestroyGroup { .. }
+        | Command::Auth(_) => false,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::codec::command::{decode_request_id, encode_proposal};
 use crate::multiraft::apply::{AppliedEntry, Outcome};
 use crate::mvcc::quota_cost;
 use crate::raft::Dropped;
+use crate::types::auth::Caller;
 use crate::types::command::{AlarmAction, AlarmKind, AlarmRequest, Proposal};
 use crate::types::{ApiError, Command, GroupId, LeaseId, NodeId, RequestId, limits};
 use bytes::Bytes;
@@ -74,7 +75,13 @@ impl Request {
 }
 
 impl Core {
-    pub(super) fn propose(&mut self, group: GroupId, token: Token, mut command: Command) {
+    pub(super) fn propose(
+        &mut self,
+        group: GroupId,
+        token: Token,
+        caller: Option<Caller>,
+        mut command: Command,
+    ) {
         if let Err(error) = self.check_proposal(group, &mut command) {
             if error == ApiError::TooManyRequests {
                 self.counters.too_many += 1;
@@ -83,7 +90,7 @@ impl Core {
             return self.reply(token, Err(error));
         }
         let id = RequestId { origin: self.config.origin, seq: token.0 };
-        let data = encode_proposal(&Proposal { id, command });
+        let data = encode_proposal(&Proposal { id, caller, command });
         if data.len() > self.config.request_bytes_max {
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(ApiError::RequestTooLarge));
@@ -173,7 +180,7 @@ impl Core {
         kind: impl FnOnce(Option<Bytes>) -> RequestKind,
     ) -> u64 {
         let id = RequestId { origin: self.config.origin, seq: self.next_seq };
-        let data = encode_proposal(&Proposal { id, command });
+        let data = encode_proposal(&Proposal { id, caller: None, command });
         let seq = self.begin(None, group, kind(Some(data)));
         self.dispatch(seq);
         seq

@@ -7,6 +7,7 @@ use super::action::{Action, Answer, Token};
 use super::handle::RequestLimits;
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
+use super::tokens::Tokens;
 use super::watching::WatchRoom;
 use crate::io::Io;
 use crate::multiraft::apply::Pressure;
@@ -17,7 +18,7 @@ use crate::types::{ApiError, ClusterId, Entry, GroupId, LogIndex, NodeId, Storag
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// A lock whose data is never half-changed: a panic elsewhere does not matter here.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,6 +36,8 @@ pub struct GroupSlot {
     pub commit: AtomicU64,
     pub applied: AtomicU64,
     pub leader_changes: AtomicU64,
+    /// Whether users count in this keyspace.
+    pub auth_enabled: AtomicBool,
     /// This member is the group's only voter and leads: what it has published is all there is,
     /// so a linearizable read needs no round.
     pub alone: AtomicBool,
@@ -42,6 +45,7 @@ pub struct GroupSlot {
 
 impl GroupSlot {
     pub fn new(view: KeyspaceView, progress_interval_ms: u64) -> GroupSlot {
+        let auth_enabled = view.auth().is_enabled();
         GroupSlot {
             watches: Mutex::new(WatchRoom::new(view.revision(), progress_interval_ms)),
             view: Mutex::new(view),
@@ -50,6 +54,7 @@ impl GroupSlot {
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            auth_enabled: AtomicBool::new(auth_enabled),
             alone: AtomicBool::new(false),
         }
     }
@@ -149,6 +154,10 @@ pub trait Observer: Send + Sync {
     fn applying(&self, group: GroupId, entries: &[Entry]);
 }
 
+/// Long computations at once: passwords are slow to compare on purpose, and whoever sends many
+/// should not take the processors from everybody else.
+const COMPUTING_MAX: usize = 2;
+
 /// See the module's documentation.
 pub struct Shared {
     pub io: Io,
@@ -161,6 +170,9 @@ pub struct Shared {
     pub groups: BTreeMap<GroupId, GroupSlot>,
     pub root: Mutex<Arc<RootState>>,
     pub pressure: Mutex<Pressure>,
+    pub tokens: Mutex<Tokens>,
+    /// Bounds how many long computations run at once (`NodeHandle::compute`).
+    pub computing: Semaphore,
     pub metrics: Metrics,
     /// The configured election timeout; set when the loops start.
     pub election_ms: AtomicU64,
@@ -194,6 +206,8 @@ impl Shared {
             groups,
             root: Mutex::new(root),
             pressure: Mutex::new(pressure),
+            computing: Semaphore::new(COMPUTING_MAX),
+            tokens: Mutex::new(Tokens::new(limits.token_ttl_ms)),
             metrics: Metrics::default(),
             election_ms: AtomicU64::new(1_000),
             observer: None,

@@ -481,9 +481,15 @@ impl ApplierTask {
         let slot = self.shared.groups.get(&batch.group);
         if let Some(slot) = slot {
             *lock(&slot.view) = batch.view.clone();
+            slot.auth_enabled.store(batch.view.auth().is_enabled(), Ordering::Release);
             slot.applied.store(batch.index.0, Ordering::Release);
         }
         *lock(&self.shared.pressure) = batch.pressure;
+        if !batch.tokens.is_empty() {
+            let now_ms = self.shared.io.clock.now().0 / 1_000_000;
+            let mut tokens = lock(&self.shared.tokens);
+            batch.tokens.drain(..).for_each(|change| tokens.changed(change, now_ms));
+        }
         for entry in &batch.results {
             self.answer(entry);
         }

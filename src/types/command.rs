@@ -3,6 +3,7 @@
 //! `Command` is what goes through the log: everything apply needs is inside, clock readings
 //! included. The request structs are shared with reads, which do not go through the log.
 
+use super::auth::{AuthCommand, Caller};
 use super::ids::{GroupId, Incarnation, LeaseId, NodeId, RequestId, Term};
 use super::range::KeyRange;
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use bytes::Bytes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     pub id: RequestId,
+    /// `None` for what members ask among themselves, and while users do not count.
+    pub caller: Option<Caller>,
     pub command: Command,
 }
 
@@ -48,6 +51,7 @@ pub enum Command {
     DestroyGroup {
         group: GroupId,
     },
+    Auth(AuthCommand),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -51,6 +51,27 @@ pub enum ApiError {
     LearnerNotReady,
     TooManyLearners,
     TimeoutLeaderTransfer,
+    RootUserNotExist,
+    RootRoleNotExist,
+    UserExists,
+    /// No name was given; or nobody is named where a user must be.
+    UserEmpty,
+    UserNotFound,
+    RoleExists,
+    RoleNotFound,
+    RoleEmpty,
+    AuthFailed,
+    /// The user has no password to compare with.
+    NoPasswordUser,
+    PermissionNotGiven,
+    PermissionDenied,
+    RoleNotGranted,
+    PermissionNotGranted,
+    AuthNotEnabled,
+    InvalidAuthToken,
+    InvalidAuthManagement,
+    /// Users or roles have changed since the caller was told apart.
+    AuthOldRevision,
 }
 
 /// A fault of the disk or of a file's contents. The member that meets one stops.

@@ -6,6 +6,7 @@
 //! Read first: `ids`, then `entry` and `message` (what Raft moves), then `command` and `reply`
 //! (what a keyspace is asked to do and what it answers).
 
+pub mod auth;
 pub mod command;
 pub mod entry;
 pub mod error;

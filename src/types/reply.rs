@@ -55,13 +55,26 @@ pub enum Reply {
     DeleteRange(DeleteRangeReply),
     Txn(TxnReply),
     Compact,
-    LeaseGrant { id: LeaseId, ttl_seconds: i64 },
+    LeaseGrant {
+        id: LeaseId,
+        ttl_seconds: i64,
+    },
     LeaseRevoke,
     LeaseCheckpoint,
     Alarm(Vec<(NodeId, AlarmKind)>),
     PublishMember,
-    CreateGroup { group: GroupId },
+    CreateGroup {
+        group: GroupId,
+    },
     DestroyGroup,
+    /// Users or roles were changed.
+    Auth,
+    /// The token, empty for kinds that the asked member signs; and the users' revision that the
+    /// password must have been compared at.
+    Authenticated {
+        token: String,
+        auth_revision: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 //! so copying adds at most half again to what is written.
 
 use super::Wal;
+use super::segment::Segment;
 use super::writer::Copies;
 use crate::types::{Entry, GroupId, LogIndex, StorageError};
 use std::collections::VecDeque;
@@ -22,6 +23,16 @@ const SLACK: u64 = 3;
 /// for it; large enough that a segment is done in a few hundred batches.
 const STEP_BYTES_MAX: usize = 128 << 10;
 
+/// What a log takes, and what its groups need of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSizes {
+    pub segments: usize,
+    /// What the segments before the newest have room for.
+    pub taken_bytes: u64,
+    /// What it would take to write the entries again that are still needed.
+    pub needed_bytes: u64,
+}
+
 /// The segment being emptied, and the stretches of entries that lay in it at the beginning. Some
 /// may have been trimmed or truncated since.
 #[derive(Debug)]
@@ -31,12 +42,20 @@ pub(super) struct CopyJob {
 }
 
 impl Wal {
+    pub fn sizes(&self) -> LogSizes {
+        let taken: u64 = self.segments.iter().map(Segment::usable).sum();
+        LogSizes {
+            segments: self.segments.len(),
+            taken_bytes: taken - self.current().usable(),
+            needed_bytes: self.live.bytes(),
+        }
+    }
+
     pub(super) fn wants_copying(&self) -> bool {
         if self.segments.len() <= SEGMENTS_MIN || self.live.count(self.live.oldest()).entries == 0 {
             return false;
         }
-        let taken: u64 = self.segments.iter().map(|s| s.usable()).sum();
-        let taken = taken - self.current().usable();
+        let taken = self.sizes().taken_bytes;
         self.live.bytes().saturating_mul(SLACK) < taken
     }
 

@@ -113,6 +113,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use forward::LogSizes;
 pub use harness::{fuzz_input, fuzz_recover};
 pub use segment::SegmentInfo;
 

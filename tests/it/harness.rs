@@ -78,6 +78,77 @@ pub struct Member {
 }
 
 impl Member {
+    /// A member with data and log below `dir`; `ports` are the clients' and the peers'.
+    pub fn new(
+        dir: &Path,
+        name: &str,
+        ports: (u16, u16),
+        initial_cluster: &str,
+        state: &str,
+        extra: &[&str],
+    ) -> Member {
+        let (client, peer) = ports;
+        let data_dir = dir.join(format!("{name}.data"));
+        let mut args: Vec<String> = [
+            "--name",
+            name,
+            "--data-dir",
+            &data_dir.display().to_string(),
+            "--listen-client-urls",
+            &format!("http://127.0.0.1:{client}"),
+            "--advertise-client-urls",
+            &format!("http://127.0.0.1:{client}"),
+            "--listen-peer-urls",
+            &format!("http://127.0.0.1:{peer}"),
+            "--initial-advertise-peer-urls",
+            &format!("http://127.0.0.1:{peer}"),
+            "--initial-cluster",
+            initial_cluster,
+            "--initial-cluster-token",
+            "it",
+            "--initial-cluster-state",
+            state,
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        args.extend(extra.iter().map(ToString::to_string));
+        Member {
+            log: dir.join(format!("{name}.log")),
+            name: name.to_string(),
+            client_port: client,
+            peer_port: peer,
+            data_dir,
+            args,
+            child: None,
+        }
+    }
+
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
+    }
+    /// `name=URL`, as in `--initial-cluster`.
+    pub fn initial(&self) -> String {
+        format!("{}={}", self.name, self.peer_url())
+    }
+    /// Replaces the value of a flag for the next start.
+    pub fn set_flag(&mut self, flag: &str, value: &str) {
+        let at = self.args.iter().position(|arg| arg == flag).expect("a flag of `Member::new`");
+        self.args[at + 1] = value.to_string();
+    }
+    /// Waits for the process to end by itself.
+    pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let child = self.child.as_mut().expect("the member runs");
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(status) = child.try_wait().expect("the child can be waited for") {
+                self.child = None;
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{} did not end by itself within {limit:?}\n{}", self.name, self.log_text());
+    }
     pub fn client(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
     }
@@ -166,42 +237,9 @@ impl Cluster {
         let members = ports
             .iter()
             .enumerate()
-            .map(|(at, &(client, peer))| {
+            .map(|(at, &ports)| {
                 let name = format!("m{}", at + 1);
-                let data_dir = dir.path().join(format!("{name}.data"));
-                let mut args: Vec<String> = [
-                    "--name",
-                    &name,
-                    "--data-dir",
-                    &data_dir.display().to_string(),
-                    "--listen-client-urls",
-                    &format!("http://127.0.0.1:{client}"),
-                    "--advertise-client-urls",
-                    &format!("http://127.0.0.1:{client}"),
-                    "--listen-peer-urls",
-                    &format!("http://127.0.0.1:{peer}"),
-                    "--initial-advertise-peer-urls",
-                    &format!("http://127.0.0.1:{peer}"),
-                    "--initial-cluster",
-                    &initial.join(","),
-                    "--initial-cluster-token",
-                    "it",
-                    "--initial-cluster-state",
-                    "new",
-                ]
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-                args.extend(extra.iter().map(ToString::to_string));
-                Member {
-                    log: dir.path().join(format!("{name}.log")),
-                    name,
-                    client_port: client,
-                    peer_port: peer,
-                    data_dir,
-                    args,
-                    child: None,
-                }
+                Member::new(dir.path(), &name, ports, &initial.join(","), "new", extra)
             })
             .collect();
         Cluster { members, dir }

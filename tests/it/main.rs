@@ -7,6 +7,7 @@
     reason = "the product tests run real processes on real files and sockets"
 )]
 
+mod auth;
 mod bad_input;
 mod btree_threads;
 mod client;
@@ -14,6 +15,7 @@ mod etcdctl;
 mod failures;
 mod harness;
 mod layers;
+mod recipes;
 mod store_corpus;
 mod wal_corpus;
 mod wire;

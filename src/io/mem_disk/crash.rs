@@ -55,6 +55,25 @@ pub struct CrashPlan {
     pub torn: bool,
 }
 
+/// What a power failure took of all that was not synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Versions of sectors.
+    pub sectors: u64,
+    /// Sectors that hold neither the one nor the other version.
+    pub torn: u64,
+    /// Changes of lengths.
+    pub lengths: u64,
+    /// Names given, taken and changed.
+    pub names: u64,
+}
+
+impl Lost {
+    pub fn is_nothing(&self) -> bool {
+        *self == Lost::default()
+    }
+}
+
 /// The mode with its random choices made.
 struct Verdict<'a> {
     plan: CrashPlan,
@@ -62,6 +81,7 @@ struct Verdict<'a> {
     /// sector of it.
     cut: (u64, u64),
     prng: &'a mut Prng,
+    lost: Lost,
 }
 
 impl Verdict<'_> {
@@ -108,12 +128,13 @@ impl Verdict<'_> {
 pub fn crash(state: &mut State, plan: CrashPlan) {
     let mut prng = state.prng.clone();
     let cut = choose_cut(state, plan.mode, &mut prng);
-    let mut verdict = Verdict { plan, cut, prng: &mut prng };
+    let mut verdict = Verdict { plan, cut, prng: &mut prng, lost: Lost::default() };
     for inode in state.inodes.values_mut() {
         crash_file(inode, &mut verdict);
     }
     let ops = std::mem::take(&mut state.dir_ops);
     crash_names(&mut state.durable_names, ops, &mut verdict);
+    state.lost = verdict.lost;
     state.prng = prng;
     state.names = state.durable_names.clone();
 }
@@ -183,6 +204,7 @@ fn crash_file(inode: &mut Inode, verdict: &mut Verdict<'_>) {
         }
     }
     let lengths_kept = verdict.lengths(&length_seqs);
+    verdict.lost.lengths += (length_seqs.len() - lengths_kept) as u64;
     // Per sector: versions still to be kept, and whether the one after them leaves a tear.
     let mut fate: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
     for (sector, versions) in &versions {
@@ -190,6 +212,8 @@ fn crash_file(inode: &mut Inode, verdict: &mut Verdict<'_>) {
         let torn = kept < versions.len()
             && !matches!(verdict.plan.mode, CrashMode::None | CrashMode::MetadataOnly)
             && verdict.tears();
+        verdict.lost.sectors += (versions.len() - kept) as u64;
+        verdict.lost.torn += u64::from(torn);
         fate.insert(*sector, (kept, torn));
     }
 
@@ -254,6 +278,8 @@ fn crash_names(names: &mut BTreeMap<PathBuf, u64>, ops: Vec<DirOp>, verdict: &mu
         };
         if kept {
             apply_name(names, &op.change);
+        } else {
+            verdict.lost.names += 1;
         }
     }
 }

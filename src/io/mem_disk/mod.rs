@@ -25,7 +25,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use crash::{CrashMode, CrashPlan};
+pub use crash::{CrashMode, CrashPlan, Lost};
 
 use super::disk::SECTOR_BYTES;
 use crate::types::StorageError;
@@ -181,7 +181,12 @@ struct State {
     ops: Ops,
     /// Mutating operations left until the power fails; `Some(0)` is off.
     power_left: Option<u64>,
+    /// The power fails in the operation of that name after so many of them, where the one before it
+    /// must have had the other name, if that says one.
+    power_at: Option<(Option<u8>, u8, u64)>,
     capacity: Option<u64>,
+    /// What the newest power failure has taken.
+    lost: Lost,
     /// Names each mutating operation for somebody who watches, and the newest names.
     watch: Option<fn(&str, &Path) -> u8>,
     watched: Vec<u8>,
@@ -236,7 +241,20 @@ impl State {
         }
         self.ops.mutating += 1;
         if let Some(name) = self.watch {
-            self.watched.push(name(op, path));
+            let name = name(op, path);
+            let before = self.watched.last().copied();
+            self.watched.push(name);
+            if let Some((first, second, left)) = &mut self.power_at
+                && *second == name
+                && *first == before
+            {
+                *left -= 1;
+                if *left == 0 {
+                    self.power_at = None;
+                    self.power_left = Some(0);
+                    return Ok(Permit::Cut);
+                }
+            }
         }
         if let Some(left) = &mut self.power_left {
             *left -= 1;
@@ -282,6 +300,7 @@ impl State {
         self.generation += 1;
         self.locks.clear();
         self.power_left = None;
+        self.power_at = None;
         for inode in self.inodes.values_mut() {
             inode.open_handles = 0;
         }
@@ -326,7 +345,9 @@ impl MemDisk {
             faults: Vec::new(),
             ops: Ops::default(),
             power_left: None,
+            power_at: None,
             capacity: None,
+            lost: Lost::default(),
             watch: None,
             watched: Vec::new(),
         };
@@ -366,6 +387,7 @@ impl MemDisk {
         state.generation += 1;
         state.locks.clear();
         state.power_left = None;
+        state.power_at = None;
         for inode in state.inodes.values_mut() {
             inode.open_handles = 0;
         }
@@ -417,10 +439,38 @@ impl MemDisk {
         self.state().power_left = Some(nth);
     }
 
-    /// Takes back `set_crash_after`, unless the power is already off.
+    /// The same in the `nth` operation that the watcher calls `second`, directly behind one that it
+    /// calls `first`, or behind none that it has been told of since it last took them.
+    pub fn set_crash_at(&self, first: Option<u8>, second: u8, nth: u64) {
+        assert!(nth > 0, "the first operation to fail is number 1");
+        self.state().power_at = Some((first, second, nth));
+    }
+
+    /// What the newest power failure has taken.
+    pub fn lost(&self) -> Lost {
+        self.state().lost
+    }
+
+    /// Handles that are open, each counted.
+    pub fn open_handles(&self) -> u64 {
+        self.state().inodes.values().map(|inode| inode.open_handles).sum()
+    }
+
+    /// How many files there are below `dir`, and how long they are together.
+    pub fn used_below(&self, dir: impl AsRef<Path>) -> (usize, u64) {
+        let state = self.state();
+        let dir = normal(dir.as_ref());
+        let below = state.names.iter().filter(|(path, _)| path.starts_with(&dir));
+        below.fold((0, 0), |(files, bytes), (_, id)| {
+            (files + 1, bytes + state.inodes[id].live.len())
+        })
+    }
+
+    /// Takes back `set_crash_after` and `set_crash_at`, unless the power is already off.
     pub fn clear_crash_after(&self) {
         let mut state = self.state();
         if state.power_left != Some(0) {
+            state.power_at = None;
             state.power_left = None;
         }
     }
@@ -458,6 +508,18 @@ impl MemDisk {
                 Pending::Length { .. } => 0,
             })
             .sum()
+    }
+
+    /// Whether a crash may lose anything: contents, a length or a name.
+    pub fn is_in_doubt(&self) -> bool {
+        let state = self.state();
+        // The name of a lock file means nothing.
+        let means = |op: &DirOp| match &op.change {
+            DirChange::Link { path, .. } => !state.locks.contains(path),
+            _ => true,
+        };
+        state.dir_ops.iter().any(means)
+            || state.inodes.values().any(|inode| !inode.pending.is_empty())
     }
 
     /// Paths of all files, sorted.

@@ -213,6 +213,7 @@ impl Model {
                 | Command::PublishMember { .. }
                 | Command::CreateGroup
                 | Command::DestroyGroup { .. }
+                | Command::Auth(_)
         );
         if writes && raised(AlarmKind::Corrupt) {
             return Some(ApiError::Corrupt);
@@ -306,6 +307,7 @@ impl Model {
             }
             Command::PublishMember { .. } => Reply::PublishMember,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
+            Command::Auth(_) => unreachable!("users have scenarios of their own"),
         })
     }
 

@@ -30,7 +30,11 @@ async fn a_store_that_fails_under_a_checkpoint_ends_the_member_and_says_so() {
     let config = StartConfig {
         listen_peers: vec!["127.0.0.1:0".to_owned()],
         peer_urls: Vec::new(),
-        limits: RequestLimits { request_bytes_max: 1 << 20, txn_ops_max: 128 },
+        limits: RequestLimits {
+            request_bytes_max: 1 << 20,
+            txn_ops_max: 128,
+            token_ttl_ms: 300_000,
+        },
         checkpoint_entries: 1,
         progress_interval_ms: 600_000,
         observer: None,
