@@ -101,11 +101,10 @@ impl World {
             self.phase_wrote.clear();
             // A group may still come to its end by what was asked before.
             while !self.phase_wrote.contains(&group) && self.groups().contains(&group) {
-                ensure!(
-                    self.now_us < end,
-                    "no-service",
-                    "group {group} has taken no write within the bound"
-                );
+                if self.now_us >= end {
+                    let detail = format!("group {group} has taken no write within the bound");
+                    return broken!("no-service", detail);
+                }
                 let put = PutRequest {
                     key: Bytes::from_static(b"service"),
                     value: Bytes::from(format!("service-{}", self.now_us)),
@@ -266,11 +265,15 @@ impl World {
                     if self.slots[m].is_gone() {
                         break;
                     }
-                    ensure!(
-                        self.now_us < end,
-                        "no-service",
-                        "member {m} group {group} does not serve a read after the power came back"
-                    );
+                    if self.now_us >= end {
+                        return broken!(
+                            "no-service",
+                            format!(
+                                "member {m} group {group} does not serve a read after the power \
+                                 came back"
+                            ),
+                        );
+                    }
                     self.clients[0].member = m;
                     self.start_call(0, group, Call::Range(everything.clone()));
                     let wait = self.now_us + self.plan.timeout_us + SECOND;

@@ -35,7 +35,7 @@ impl World {
     pub(super) fn other_clusters_directory(&mut self, m: usize) -> Checked {
         self.counters.fired(Fault::OtherClusterDir);
         let node = self.slots[m].node;
-        let foreign = self.found_foreign(m, Fault::OtherClusterDir)?;
+        let Some(foreign) = self.found_foreign(m, Fault::OtherClusterDir)? else { return Ok(()) };
         let disk = foreign.disk.fork();
         let before = contents(&disk);
         let slot = &self.slots[m];

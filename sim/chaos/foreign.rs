@@ -34,7 +34,11 @@ pub struct Foreign {
 
 impl World {
     /// A cluster of one, at the address and under the id of member `m`.
-    pub(super) fn found_foreign(&mut self, m: usize, by: Fault) -> Result<Foreign, Violation> {
+    pub(super) fn found_foreign(
+        &mut self,
+        m: usize,
+        by: Fault,
+    ) -> Result<Option<Foreign>, Violation> {
         let mut draws = Prng::stream(self.processes, "foreign");
         let own = &self.slots[m].birth;
         let birth = Birth {
@@ -54,13 +58,15 @@ impl World {
         if is_spoilt("foreign-lab") {
             disk.set_crash_after(1);
         }
-        let started = lab.start(&self.plan, &birth, incarnation, &disk, process);
-        ensure!(started.is_ok(), "foreign-lab", "a cluster of one does not start: {started:?}");
+        if let Err(error) = lab.start(&self.plan, &birth, incarnation, &disk, process) {
+            return broken!("foreign-lab", format!("a cluster of one does not start: {error}"));
+        }
         let settled = lab.settle(&groups);
         ensure!(settled == Ok(true), "foreign-lab", "a cluster of one: {settled:?}");
-        let wrote = lab.put(0, GroupId::ROOT, b"foreign", b"data");
-        ensure!(wrote.is_ok(), "foreign-lab", "a cluster of one does not write: {wrote:?}");
-        Ok(Foreign { lab, disk, birth, incarnation, by })
+        if let Err(error) = lab.put(0, GroupId::ROOT, b"foreign", b"data") {
+            return broken!("foreign-lab", format!("a cluster of one does not write: {error}"));
+        }
+        Ok(Some(Foreign { lab, disk, birth, incarnation, by }))
     }
 
     /// A member goes down, and a member of another cluster answers at its address and dials.
@@ -89,7 +95,7 @@ impl World {
     }
 
     fn put_in_place(&mut self, m: usize, by: Fault) -> Checked {
-        let foreign = self.found_foreign(m, by)?;
+        let Some(foreign) = self.found_foreign(m, by)? else { return Ok(()) };
         self.foreign.insert(m, foreign);
         for other in self.up() {
             self.meet_foreign(other, m)?;

@@ -120,12 +120,10 @@ impl Finale {
             if self.world.story.is_broken() || self.serves(host).await? {
                 return Ok(());
             }
-            ensure!(
-                self.world.story.now_us() < until,
-                "no-service",
-                "nobody serves a read within the bound after the healing\n  {}",
-                self.states()
-            );
+            if self.world.story.now_us() >= until {
+                let what = "nobody serves a read within the bound after the healing";
+                return broken!("no-service", format!("{what}\n  {}", self.states()));
+            }
         }
         Ok(())
     }
@@ -135,12 +133,11 @@ impl Finale {
         for host in self.world.hosts() {
             let until = self.world.story.now_us() + self.bound_us();
             while !self.world.story.is_broken() && !self.serves(host).await? {
-                ensure!(
-                    self.world.story.now_us() < until,
-                    "no-service",
-                    "member {host} does not serve a read within the bound after the healing\n  {}",
-                    self.states()
-                );
+                if self.world.story.now_us() >= until {
+                    let what = "does not serve a read within the bound after the healing";
+                    let detail = format!("member {host} {what}\n  {}", self.states());
+                    return broken!("no-service", detail);
+                }
             }
         }
         Ok(())

@@ -273,16 +273,15 @@ enum End {
 
 /// The life of one process, as `cli::serve` leads it.
 async fn run(world: &Weak<World>, host: usize, number: u64, role: Role, io: Io) -> End {
-    let Some((config, boot, mut settings)) = world.upgrade().map(|w| {
+    let Some((config, plan)) = world.upgrade().map(|w| {
         let config = flags(&w.plan, host, role);
-        let boot = serve::boot_config(&config, &io).map(|boot| tuned(&w.plan, boot));
-        let settings = serve::start_config(&config);
-        (config, boot, settings)
+        (config, w.plan.clone())
     }) else {
         return End::Member(Ended::Asked);
     };
-    let boot = match boot {
-        Ok(boot) => boot,
+    let mut settings = serve::start_config(&config);
+    let boot = match serve::boot_config(&config, &io).await {
+        Ok(boot) => tuned(&plan, boot),
         Err(text) => return End::Refused(text),
     };
     settings.observer = Some(Arc::new(Tap { world: world.clone(), host, role }));

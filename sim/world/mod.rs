@@ -8,6 +8,7 @@
 mod clients;
 pub mod clock;
 mod compare;
+mod control;
 mod crashes;
 mod decisions;
 mod event;
@@ -18,6 +19,7 @@ mod telling;
 mod watches;
 
 pub use compare::Sampled;
+pub use control::self_check;
 pub use crashes::Point;
 pub use event::{Event, Process};
 pub use members::UPKEEP_US;

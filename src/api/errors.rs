@@ -78,6 +78,9 @@ table! {
     InvalidAuthToken => Unauthenticated, "etcdserver: invalid auth token";
     InvalidAuthManagement => InvalidArgument, "etcdserver: invalid auth management";
     AuthOldRevision => InvalidArgument, "etcdserver: revision of auth store is old";
+    DowngradeFormat => InvalidArgument, "etcdserver: wrong downgrade target version format";
+    DowngradeTarget => InvalidArgument, "etcdserver: invalid downgrade target version";
+    DowngradeInProgress => FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     /// Not in etcd's table, so Unknown, in the words of its auth package.
     NoPasswordUser => Unknown, "auth: authentication failed, password was given for no password user";
 }
@@ -152,6 +155,9 @@ mod tests {
             (16, "invalid auth token", InvalidAuthToken),
             (3, "invalid auth management", InvalidAuthManagement),
             (3, "revision of auth store is old", AuthOldRevision),
+            (3, "wrong downgrade target version format", DowngradeFormat),
+            (3, "invalid downgrade target version", DowngradeTarget),
+            (9, "cluster has a downgrade job in progress", DowngradeInProgress),
         ];
         for (code, text, error) in rows {
             let status = status(&error);

@@ -15,6 +15,7 @@
 pub mod caller;
 pub mod checks;
 pub mod convert;
+mod downgrade;
 pub mod election;
 pub mod errors;
 pub mod front;

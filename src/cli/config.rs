@@ -203,14 +203,19 @@ impl Config {
         })
     }
 
-    /// What must hold before a member without data may begin or join a cluster.
-    pub fn check_bootstrap(&self) -> Result<(), ConfigError> {
-        let Some(me) = self.initial_cluster.iter().find(|m| m.name == self.name) else {
-            return wrong(format!(
+    /// What `--initial-cluster` says of this member.
+    pub fn own_entry(&self) -> Result<&InitialMember, ConfigError> {
+        self.initial_cluster.iter().find(|m| m.name == self.name).ok_or_else(|| {
+            ConfigError(format!(
                 "--initial-cluster has no member named \"{}\": add {}={} to it, or set --name",
                 self.name, self.name, self.advertise_peer_urls[0]
-            ));
-        };
+            ))
+        })
+    }
+
+    /// What must hold before a member without data may begin a cluster.
+    pub fn check_bootstrap(&self) -> Result<(), ConfigError> {
+        let me = self.own_entry()?;
         if !same_urls(&me.peer_urls, &self.advertise_peer_urls) {
             return wrong(format!(
                 "--initial-cluster says {}={}, but --initial-advertise-peer-urls={}: make them the \
@@ -352,7 +357,7 @@ fn parse_cluster(text: &str) -> Result<Vec<InitialMember>, ConfigError> {
 }
 
 /// As etcd, which resolves names before it compares; of names only localhost is resolved here.
-fn same_urls(a: &[Url], b: &[Url]) -> bool {
+pub(super) fn same_urls(a: &[Url], b: &[Url]) -> bool {
     let plain = |urls: &[Url]| {
         let one = |url: &Url| {
             let host = if url.host() == "localhost" { "127.0.0.1" } else { url.host() };
@@ -365,7 +370,7 @@ fn same_urls(a: &[Url], b: &[Url]) -> bool {
     plain(a) == plain(b)
 }
 
-fn joined(urls: &[Url]) -> String {
+pub(super) fn joined(urls: &[Url]) -> String {
     urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
 }
 

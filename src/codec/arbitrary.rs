@@ -319,6 +319,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         Just(Command::CreateGroup),
         any::<u64>().prop_map(|id| Command::DestroyGroup { group: GroupId(id) }),
         auth_command().prop_map(Command::Auth),
+        ".{0,8}".prop_map(|target| Command::SetDowngrade { target }),
     ]
 }
 

@@ -35,6 +35,7 @@ const PUBLISH_MEMBER: u8 = 9;
 const CREATE_GROUP: u8 = 10;
 const DESTROY_GROUP: u8 = 11;
 const AUTH: u8 = 12;
+const SET_DOWNGRADE: u8 = 13;
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -157,6 +158,10 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             out.put_u8(DESTROY_GROUP);
             put_varint(out, group.0);
         }
+        Command::SetDowngrade { target } => {
+            out.put_u8(SET_DOWNGRADE);
+            put_bytes(out, target.as_bytes());
+        }
         Command::Auth(auth) => {
             out.put_u8(AUTH);
             encode_auth(auth, out);
@@ -197,6 +202,7 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
         CREATE_GROUP => Command::CreateGroup,
         DESTROY_GROUP => Command::DestroyGroup { group: GroupId(r.varint("group id")?) },
         AUTH => Command::Auth(decode_auth(r)?),
+        SET_DOWNGRADE => Command::SetDowngrade { target: r.string("target version")? },
         _ => return Err(unknown),
     })
 }

@@ -174,6 +174,7 @@ impl<'a> Write<'a> {
             Command::Alarm(request) => Reply::Alarm(self.alarm(request)?),
             // The root state machine's: they leave no trace in the default keyspace.
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::SetDowngrade { .. } => Reply::SetDowngrade,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
             Command::Auth(command) => self.auth(command, at.index)?,
         })

@@ -689,13 +689,17 @@ impl Core {
         for change in lease_changes {
             entry.lessor.changed(change, now);
         }
+        let root_changed = root.is_some();
         if let Some(root) = root {
             self.root = root.clone();
             self.out.root = Some(root);
-            self.root_changed();
         }
+        // First: whoever asked this very member to remove itself is told that it is done.
         for result in results {
             self.answer_applied(result);
+        }
+        if root_changed {
+            self.root_changed();
         }
         if replaced.is_none() {
             self.host.applied(group, index, confs);

@@ -55,6 +55,10 @@ pub enum Command {
         group: GroupId,
     },
     Auth(AuthCommand),
+    /// The version that the cluster is told to go down to; empty ends that. Root group only.
+    SetDowngrade {
+        target: String,
+    },
 }
 
 impl Command {

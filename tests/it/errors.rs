@@ -76,6 +76,7 @@ async fn one_member(met: &mut Met) {
     leases(met, &channel).await;
     alarms(met, &channel).await;
     members(met, &channel).await;
+    downgrades(met, &channel).await;
     // Last: from then on everybody must say who they are.
     users(met, &channel).await;
 }
@@ -144,6 +145,19 @@ async fn members(met: &mut Met, channel: &Channel) {
     let mut maintenance = MaintenanceClient::new(channel.clone());
     note(met, maintenance.move_leader(pb::MoveLeaderRequest { target_id: 12_345 }).await);
     cluster.member_remove(pb::MemberRemoveRequest { id: learner }).await.expect("removed");
+}
+
+async fn downgrades(met: &mut Met, channel: &Channel) {
+    use pb::downgrade_request::DowngradeAction::{Cancel, Enable, Validate};
+    let mut maintenance = MaintenanceClient::new(channel.clone());
+    let asked = |action: pb::downgrade_request::DowngradeAction, version: &str| {
+        pb::DowngradeRequest { action: action as i32, version: version.to_string() }
+    };
+    note(met, maintenance.downgrade(asked(Validate, "three")).await);
+    note(met, maintenance.downgrade(asked(Validate, "3.4")).await);
+    maintenance.downgrade(asked(Enable, "3.5")).await.expect("one down");
+    note(met, maintenance.downgrade(asked(Validate, "3.5")).await);
+    maintenance.downgrade(asked(Cancel, "")).await.expect("cancelled");
 }
 
 async fn users(met: &mut Met, channel: &Channel) {

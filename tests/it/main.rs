@@ -18,6 +18,7 @@ mod gateway;
 mod harness;
 mod http;
 mod layers;
+mod membership;
 mod recipes;
 mod store_corpus;
 mod wal_corpus;

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 type Outcome = std::result::Result<(), String>;
 
 macro_rules! eq {
-    ($got:expr, $wanted:expr) => {{
-        let (got, wanted) = (&$got, &$wanted);
-        if got != wanted {
-            return Err(format!("line {}: got {got:?}, wanted {wanted:?}", line!()));
+    ($got:expr, $wanted:expr) => {
+        match (&$got, &$wanted) {
+            (got, wanted) if got == wanted => {}
+            (got, wanted) => {
+                return Err(format!("line {}: got {got:?}, wanted {wanted:?}", line!()));
+            }
         }
-    }};
+    };
 }
 
 /// `?` over every error of the library and over absent fields.
@@ -283,7 +285,7 @@ async fn election(mut c: Client, mut other: Client) -> Outcome {
     let next = waiting.await.map_err(|error| error.to_string())?.told()?.told()?;
     eq!(observed.message().await.told()?.and_then(value), Some("two".to_string()));
     let late = c.proclaim("late", Some(ProclaimOptions::new().with_leader(leader))).await;
-    refused(late, "election: session expired")?;
+    refused(late, "election: not leader")?;
     other.resign(Some(ResignOptions::new().with_leader(next))).await.told()?;
     c.lease_revoke(first).await.told()?;
     c.lease_revoke(second).await.told()?;
@@ -297,7 +299,11 @@ async fn maintenance(mut c: Client, count: usize) -> Outcome {
     eq!(members.members().iter().any(|member| member.id() == status.leader()), true);
     eq!(status.db_size() > 0 && status.raft_term() > 0 && status.raft_index() > 0, true);
     let id = members.members()[0].id();
-    let options = || Some(AlarmOptions::new().with_member(id));
+    let options = || {
+        let mut options = AlarmOptions::new();
+        options.with_member(id);
+        Some(options)
+    };
     c.alarm(AlarmAction::Activate, AlarmType::Nospace, options()).await.told()?;
     refused(c.put("/alarmed", "1", None).await, "etcdserver: mvcc: database space exceeded")?;
     eq!(c.alarm(AlarmAction::Get, AlarmType::None, None).await.told()?.alarms().len(), 1);
