@@ -77,6 +77,7 @@ impl Command {
             Command::CreateGroup => "CreateGroup",
             Command::DestroyGroup { .. } => "DestroyGroup",
             Command::Auth(command) => command.name(),
+            Command::SetDowngrade { .. } => "DowngradeInfoSet",
         }
     }
 }
