@@ -114,7 +114,8 @@ impl Cluster for ClusterService {
     }
 }
 
-/// At least one URL, each a scheme and `host:port`; sorted, as etcd keeps them.
+/// At least one URL, each a scheme and `host:port`. They stay in the order given: etcd sorts those
+/// of a new member and no others.
 fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
     let bad = || status(&ApiError::BadMemberUrls);
     let mut urls = Vec::new();
@@ -124,7 +125,6 @@ fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
     if urls.is_empty() {
         return Err(bad());
     }
-    urls.sort();
     Ok(urls)
 }
 
@@ -133,11 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peer_urls_are_checked_and_sorted() {
+    fn peer_urls_are_checked_and_keep_their_order() {
         let list =
             |urls: &[&str]| peer_urls(&urls.iter().map(|u| u.to_string()).collect::<Vec<_>>());
-        let sorted = list(&["http://b:2", " http://a:1"]).expect("two good URLs");
-        assert_eq!(sorted, ["http://a:1", "http://b:2"]);
+        let two = list(&["http://b:2", " http://a:1"]).expect("two good URLs");
+        assert_eq!(two, ["http://b:2", "http://a:1"]);
         for bad in [&[][..], &[""], &["a:1"], &["http://a:1", "http://b"], &["http://a:1/x"]] {
             let status = list(bad).expect_err("a bad list");
             assert_eq!(status.code(), tonic::Code::InvalidArgument, "{bad:?}");

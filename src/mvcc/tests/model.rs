@@ -391,7 +391,9 @@ impl Model {
         let ops = if self.succeeds(txn, before) { &txn.success } else { &txn.failure };
         for op in ops {
             match op {
-                RequestOp::Range(request) if request.revision < 0 => {
+                RequestOp::Range(request)
+                    if request.revision < 0 && request.revision < self.compact =>
+                {
                     return Err(ApiError::Compacted);
                 }
                 RequestOp::Range(request) if request.revision > 0 => {
