@@ -71,7 +71,8 @@ impl World {
         let damaged = slot.damaged.is_some();
         slot.live = Some(live);
         slot.condition = Condition::Up;
-        self.note(|| format!("{m} boots as process {process}"));
+        let clock = self.slots[m].clock;
+        self.note(|| format!("{m} boots as process {process}, {}", clock.words()));
         self.trace.word(process);
         let there = self.live(m).applier.store().checkpoint();
         let there = there + u64::from(is_spoilt("recovered-not-durable"));
