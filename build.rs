@@ -15,7 +15,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rustc-env=QUORATE_RUSTC={}", compiler()?);
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
-    let files = protox::compile(PROTOS, ["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    let files = compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(PROTOS)?
+        .file_descriptor_set();
+    // What the JSON gateway knows of the messages; it has no use for comments.
+    let descriptors = compiler.include_source_info(false).encode_file_descriptor_set();
+    std::fs::write(out.join("descriptors.bin"), descriptors)?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")

@@ -118,7 +118,7 @@ impl World {
         };
         if !self.run_to(end, all)? {
             let acks = &self.phase_acks;
-            return broken("no-service", format!("the core alone has answered {acks:?}"));
+            return broken!("no-service", format!("the core alone has answered {acks:?}"));
         }
         self.takes_writes(self.bound_us() + 4 * self.plan.timeout_us)
     }
@@ -154,7 +154,7 @@ impl World {
                 })
                 .collect();
             let detail = format!("the core does not agree:\n  {}", state.join("\n  "));
-            return broken("not-converged", detail);
+            return broken!("not-converged", detail);
         }
         self.quiet = false;
         Ok(())

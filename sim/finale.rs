@@ -4,6 +4,7 @@
 use crate::faults::Fault;
 use crate::history::Call;
 use crate::plan::SECOND;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
 use crate::world::{Condition, World};
 use bytes::Bytes;
@@ -77,7 +78,7 @@ impl World {
             w.groups().iter().all(|group| w.phase_acks.get(group).is_some_and(|n| *n >= 3))
         };
         if !self.run_to(end, all)? {
-            return broken(
+            return broken!(
                 "no-service",
                 format!(
                     "after the healing the groups have answered {:?} within the bound",
@@ -100,11 +101,10 @@ impl World {
             self.phase_wrote.clear();
             // A group may still come to its end by what was asked before.
             while !self.phase_wrote.contains(&group) && self.groups().contains(&group) {
-                ensure!(
-                    self.now_us < end,
-                    "no-service",
-                    "group {group} has taken no write within the bound"
-                );
+                if self.now_us >= end {
+                    let detail = format!("group {group} has taken no write within the bound");
+                    return broken!("no-service", detail);
+                }
                 let put = PutRequest {
                     key: Bytes::from_static(b"service"),
                     value: Bytes::from(format!("service-{}", self.now_us)),
@@ -172,7 +172,7 @@ impl World {
             let committed: Vec<u64> =
                 self.groups().into_iter().map(|g| self.safety.committed_index(g).0).collect();
             let open: Vec<_> = self.clients.iter().map(|c| c.open.clone()).collect();
-            return broken(
+            return broken!(
                 "not-converged",
                 format!(
                     "committed {committed:?} open {open:?} membership {:?}\n  {}",
@@ -194,6 +194,7 @@ impl World {
                 let Some(live) = &self.slots[m].live else { continue };
                 let model = self.history.model(group);
                 let found = match live.contents(group, &everything) {
+                    Ok(_) if is_spoilt("replica-content") => Default::default(),
                     Ok(found) => found,
                     Err(error) => {
                         self.storage_error(m, "final read", &error)?;
@@ -233,7 +234,7 @@ impl World {
         Ok(())
     }
 
-    fn verify_stores(&mut self) -> Checked {
+    pub fn verify_stores(&mut self) -> Checked {
         for m in 0..self.slots.len() {
             let Some(live) = &self.slots[m].live else { continue };
             if let Err(error) = live.verify_store() {
@@ -241,7 +242,7 @@ impl World {
                     self.counters.mattered(fault);
                     continue;
                 }
-                return broken("store-structure", format!("member {m}: {error}"));
+                return broken!("store-structure", format!("member {m}: {error}"));
             }
         }
         Ok(())
@@ -264,11 +265,15 @@ impl World {
                     if self.slots[m].is_gone() {
                         break;
                     }
-                    ensure!(
-                        self.now_us < end,
-                        "no-service",
-                        "member {m} group {group} does not serve a read after the power came back"
-                    );
+                    if self.now_us >= end {
+                        return broken!(
+                            "no-service",
+                            format!(
+                                "member {m} group {group} does not serve a read after the power \
+                                 came back"
+                            ),
+                        );
+                    }
                     self.clients[0].member = m;
                     self.start_call(0, group, Call::Range(everything.clone()));
                     let wait = self.now_us + self.plan.timeout_us + SECOND;

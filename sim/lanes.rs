@@ -215,7 +215,7 @@ impl World {
         let node = self.slots[m].node;
         let group = batch.group;
         let Some((index, hash)) = self.live(m).applier.state_hash(group) else {
-            return broken("state-equality", format!("{node} has no state of group {group}"));
+            return broken!("state-equality", format!("{node} has no state of group {group}"));
         };
         self.trace.word(hash);
         self.safety.on_state(node, group, index, hash)?;

@@ -24,6 +24,7 @@ mod member;
 mod model;
 mod net;
 mod plan;
+mod rules;
 mod run;
 mod safety;
 mod seed;

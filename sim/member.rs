@@ -173,6 +173,9 @@ impl Live {
         core.election_ticks = plan.election_ticks;
         core.healthy_ms = 5 * core.tick_ms;
         core.learners_max = 2;
+        // In a third of the seeds the rest of leases is told often.
+        let mut draw = quorate::types::prng::Prng::stream(plan.seed, "lease-checkpoints");
+        core.lease_checkpoint_ms = (draw.next_u64() % 3 == 0).then_some(10 * core.tick_ms);
         core.pre_vote = plan.pre_vote;
         core.quota_bytes = plan.quota_bytes;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);
@@ -449,6 +452,14 @@ impl Live {
     pub fn numbers(&self, group: GroupId) -> (i64, i64, Vec<(NodeId, AlarmKind)>) {
         let view = self.applier.view(group).expect("every member has every group");
         (view.revision(), view.compact_revision(), view.alarms(None))
+    }
+
+    /// The users' revision, the users and the roles.
+    pub fn users(&self, group: GroupId) -> (u64, Vec<String>, Vec<String>) {
+        let view = self.applier.view(group).expect("every member has every group");
+        let auth = view.auth();
+        let users = auth.users().map(|(name, _)| name.clone()).collect();
+        (auth.revision(), users, auth.roles().cloned().collect())
     }
 
     /// HashKV at the newest revision: (hash, compact revision).

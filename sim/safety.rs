@@ -5,6 +5,10 @@
 //! that no promise leaves a member before the bytes behind it are synced. All of it is judged from
 //! what members write, send, apply and say, never from their own opinion of being right.
 
+mod control;
+
+pub use control::self_check;
+
 use crate::changes::Changes;
 use crate::committed::CommittedLog;
 use crate::conf::{Confs, is_quorum};
@@ -26,36 +30,7 @@ pub struct Violation {
 
 pub type Checked = Result<(), Violation>;
 
-pub fn broken<T>(rule: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
-    Err(Violation { rule, detail: detail.into() })
-}
-
-thread_local! {
-    static BLIND: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
-}
-
-/// Whether this rule is switched off on this thread: asked only when it is about to be violated.
-pub fn is_blind(rule: &'static str) -> bool {
-    BLIND.get() == rule
-}
-
-/// Runs a negative control with one rule switched off: what was spoilt must then pass that rule,
-/// or it was not the rule that had noticed it.
-pub fn blinded<T>(rule: &'static str, run: impl FnOnce() -> T) -> T {
-    let before = BLIND.replace(rule);
-    let result = run();
-    BLIND.set(before);
-    result
-}
-
-macro_rules! ensure {
-    ($cond:expr, $rule:literal, $($arg:tt)+) => {
-        if !$cond && !$crate::safety::is_blind($rule) {
-            return $crate::safety::broken($rule, format!($($arg)+));
-        }
-    };
-}
-pub(crate) use ensure;
+pub(crate) use crate::rules::{broken, ensure, rule};
 
 pub fn entry_hash(entry: &Entry) -> u64 {
     let kind = match entry.kind {

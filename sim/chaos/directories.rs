@@ -8,6 +8,7 @@
 
 use crate::faults::Fault;
 use crate::member::Live;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, LogShape, broken, ensure};
 use crate::world::World;
 use quorate::io::{Disk, MemDisk, OpenMode};
@@ -37,7 +38,7 @@ impl World {
     pub(super) fn other_clusters_directory(&mut self, m: usize) -> Checked {
         self.counters.fired(Fault::OtherClusterDir);
         let node = self.slots[m].node;
-        let foreign = self.found_foreign(m, Fault::OtherClusterDir)?;
+        let Some(foreign) = self.found_foreign(m, Fault::OtherClusterDir)? else { return Ok(()) };
         let disk = foreign.disk.fork();
         let before = contents(&disk);
         let slot = &self.slots[m];
@@ -48,20 +49,26 @@ impl World {
             Err(error @ BootError::OtherCluster { expected, found, .. })
                 if (expected, found) == (ours, theirs) =>
             {
-                let said = error.to_string();
+                let said = match is_spoilt("cluster-id-untold") {
+                    true => String::new(),
+                    false => error.to_string(),
+                };
                 ensure!(
                     said.contains(&ours.to_string()) && said.contains(&theirs.to_string()),
                     "cluster-id-untold",
                     "member {m} refuses a directory of {theirs}, and says: {said}"
                 );
             }
-            Err(error) => return broken("other-cluster-dir", format!("member {m}: {error}")),
+            Err(error) => return broken!("other-cluster-dir", format!("member {m}: {error}")),
             Ok(_) => {
-                return broken(
+                return broken!(
                     "other-cluster-dir",
                     format!("member {m} ({node}) of {ours} starts on a directory of {theirs}"),
                 );
             }
+        }
+        if is_spoilt("refused-dir-changed") {
+            disk.overwrite(STORE, 0, b"mine");
         }
         ensure!(
             contents(&disk) == before,
@@ -187,7 +194,7 @@ impl World {
             // Its own directory is not fit to start from at this moment either.
             (Err(_), _) => {}
             (Ok(_), Err(error)) => {
-                return broken("older-store", format!("member {m} with an older store: {error}"));
+                return broken!("older-store", format!("member {m} with an older store: {error}"));
             }
         }
         Ok(())

@@ -9,6 +9,7 @@
 use crate::faults::Fault;
 use crate::lab::Lab;
 use crate::member::{Birth, FOREIGN_CLUSTER, Origin};
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, Violation, broken, ensure};
 use crate::strangers::{old_id, strangers};
 use crate::world::World;
@@ -33,11 +34,18 @@ pub struct Foreign {
 
 impl World {
     /// A cluster of one, at the address and under the id of member `m`.
-    pub(super) fn found_foreign(&mut self, m: usize, by: Fault) -> Result<Foreign, Violation> {
+    pub(super) fn found_foreign(
+        &mut self,
+        m: usize,
+        by: Fault,
+    ) -> Result<Option<Foreign>, Violation> {
         let mut draws = Prng::stream(self.processes, "foreign");
         let own = &self.slots[m].birth;
         let birth = Birth {
-            cluster: FOREIGN_CLUSTER,
+            cluster: match is_spoilt("foreign-heard") || is_spoilt("other-cluster-dir") {
+                true => own.cluster,
+                false => FOREIGN_CLUSTER,
+            },
             node: own.node,
             peer_urls: own.peer_urls.clone(),
             origin: Origin::New { members: vec![(own.node, own.peer_urls.clone())] },
@@ -47,15 +55,18 @@ impl World {
         let mut lab = Lab::new(&self.plan);
         let process = self.processes + 1;
         let groups: Vec<GroupId> = (1..=self.plan.groups).map(GroupId).collect();
+        if is_spoilt("foreign-lab") {
+            disk.set_crash_after(1);
+        }
         if let Err(error) = lab.start(&self.plan, &birth, incarnation, &disk, process) {
-            return broken("foreign-lab", format!("a cluster of one does not start: {error}"));
+            return broken!("foreign-lab", format!("a cluster of one does not start: {error}"));
         }
         let settled = lab.settle(&groups);
         ensure!(settled == Ok(true), "foreign-lab", "a cluster of one: {settled:?}");
         if let Err(error) = lab.put(0, GroupId::ROOT, b"foreign", b"data") {
-            return broken("foreign-lab", format!("a cluster of one does not write: {error}"));
+            return broken!("foreign-lab", format!("a cluster of one does not write: {error}"));
         }
-        Ok(Foreign { lab, disk, birth, incarnation, by })
+        Ok(Some(Foreign { lab, disk, birth, incarnation, by }))
     }
 
     /// A member goes down, and a member of another cluster answers at its address and dials.
@@ -84,7 +95,7 @@ impl World {
     }
 
     fn put_in_place(&mut self, m: usize, by: Fault) -> Checked {
-        let foreign = self.found_foreign(m, by)?;
+        let Some(foreign) = self.found_foreign(m, by)? else { return Ok(()) };
         self.foreign.insert(m, foreign);
         for other in self.up() {
             self.meet_foreign(other, m)?;
@@ -100,7 +111,7 @@ impl World {
         let Some(foreign) = self.foreign.get(&at) else { return Ok(()) };
         let Some(live) = self.slots[member].live.as_mut() else { return Ok(()) };
         if let Err(why) = strangers(live, foreign.lab.live(0)) {
-            return broken("foreign-heard", format!("member {member}, foreigner at {at}: {why}"));
+            return broken!("foreign-heard", format!("member {member}, foreigner at {at}: {why}"));
         }
         // Behind the handshake stands the core, which knows whose directory its peer has.
         let (node, here) = (foreign.birth.node, live.identity().node);
@@ -160,7 +171,10 @@ impl World {
         }
         self.counters.fired(Fault::OldId);
         if let Err(why) = old_id(live, FOREIGN_CLUSTER) {
-            return broken("foreign-heard", format!("member {m}, spoken to with an old id: {why}"));
+            return broken!(
+                "foreign-heard",
+                format!("member {m}, spoken to with an old id: {why}")
+            );
         }
         self.counters.mattered(Fault::OldId);
         Ok(())

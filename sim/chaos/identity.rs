@@ -2,8 +2,9 @@
 
 use crate::conf::is_quorum;
 use crate::faults::Fault;
-use crate::member;
+use crate::member::{self, CLUSTER, FOREIGN_CLUSTER};
 use crate::plan::MS;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, Violation, broken, ensure};
 use crate::world::{Event, World};
 use quorate::io::mem_disk::MemDisk;
@@ -87,7 +88,11 @@ impl World {
         }
         let wiped = self.slots[from].wiped || self.slots[to].wiped;
         let Some(mut dialer) = self.slots[from].live.take() else { return Ok(false) };
-        let verdicts = member::meet(&mut dialer, self.live(to));
+        let mut verdicts = member::meet(&mut dialer, self.live(to));
+        if is_spoilt("handshake-refused") {
+            let (local, remote) = (CLUSTER, FOREIGN_CLUSTER);
+            verdicts.0 = Some(Refusal::ClusterIdMismatch { local, remote });
+        }
         self.slots[from].live = Some(dialer);
         let (a, b) = (self.slots[from].node, self.slots[to].node);
         match verdicts {
@@ -98,11 +103,13 @@ impl World {
                     return Ok(false);
                 }
                 if wiped {
-                    return broken("wiped-accepted", format!("{from} and {to} shake hands"));
+                    return broken!("wiped-accepted", format!("{from} and {to} shake hands"));
                 }
                 for (knows, other) in [(from, b), (to, a)] {
+                    let removed =
+                        self.live(knows).has_removed(other) || is_spoilt("removed-accepted");
                     ensure!(
-                        !self.live(knows).has_removed(other),
+                        !removed,
                         "removed-accepted",
                         "member {knows} has applied the removal of {other} and shakes hands"
                     );
@@ -136,7 +143,7 @@ impl World {
                     return Ok(false);
                 }
                 if !wiped {
-                    return broken(
+                    return broken!(
                         "handshake-refused",
                         format!("{from} refuses {to}: {here:?}; {to} refuses {from}: {there:?}"),
                     );

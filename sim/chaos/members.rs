@@ -48,7 +48,7 @@ pub struct Roster {
     rng: Prng,
     /// The newest membership that any member has applied.
     pub root: Arc<RootState>,
-    index: LogIndex,
+    pub index: LogIndex,
     /// The membership behind each entry at which somebody told it.
     told: BTreeMap<LogIndex, (Arc<RootState>, NodeId)>,
     asked: Option<Asked>,

@@ -76,7 +76,7 @@ impl Keyspace {
             })
             .map(|(index, _)| *index);
         let Some(index) = found else {
-            return broken(
+            return broken!(
                 "wrong-verdict",
                 format!(
                     "group {}: {command:?} is answered {error:?}, which the log does not say                          behind {}",
@@ -201,7 +201,7 @@ impl Keyspace {
                 let ids: Vec<_> = leases.iter().map(|lease| lease.0).collect();
                 self.leases.listed(group, &ids, applied)
             }
-            (call, answer) => broken("wrong-kind", format!("{call:?} is answered {answer:?}")),
+            (call, answer) => broken!("wrong-kind", format!("{call:?} is answered {answer:?}")),
         }
     }
 

@@ -6,8 +6,10 @@
 
 use super::LeaseRules;
 use crate::model::Model;
+use crate::rules::control::control;
 use crate::safety::{Checked, ensure};
 use quorate::types::{Command, Entry, GroupId, LeaseId, LogIndex};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
 const SECOND_US: u64 = 1_000_000;
@@ -225,43 +227,36 @@ pub(super) fn self_check() {
     leases.told_alive(5 * SECOND_US + 1, id, 5 * SECOND_US, 10).expect("it lives");
     let end = Command::LeaseRevoke { ids: vec![id], leader_term: Some(Term(1)) };
     let at = |seconds: f64| (seconds * SECOND_US as f64) as u64;
-    let ends = |seconds| leases.before_end(at(seconds), g, &entry(2), &end, &model);
-    ends(14.91).expect("its time is over, on a fast clock");
-    assert_eq!(ends(14.89).expect_err("too early").rule, "lease-early");
+    // Its time is over, on a fast clock; or not yet.
+    control("lease-early", |spoilt| {
+        let seconds = if spoilt { 14.89 } else { 14.91 };
+        leases.before_end(at(seconds), g, &entry(2), &end, &model)
+    });
     let left = |seconds, granted, left| {
         leases.time_left(at(seconds), 5 * SECOND_US + 1, g, id, granted, left)
     };
-    left(6.0, 10, 8).expect("nine seconds less one percent, rounded down");
-    left(6.0, 10, 12).expect("a new leader may give it a grace");
-    assert_eq!(left(6.0, 10, 6).expect_err("too little").rule, "lease-time");
+    // Nine seconds less one percent, rounded down; a new leader may give it a grace.
+    control("lease-time", |spoilt| left(6.0, 10, if spoilt { 6 } else { 8 }));
+    control("lease-time", |spoilt| left(6.0, 10, if spoilt { 13 } else { 12 }));
+    control("lease-time", |spoilt| left(6.0, if spoilt { 11 } else { 10 }, 8));
     let asked_before = leases.time_left(at(6.0), 5 * SECOND_US, g, id, 10, 6);
     asked_before.expect("it was asked before the lease was said to live");
-    assert_eq!(left(6.0, 10, 13).expect_err("too much").rule, "lease-time");
-    assert_eq!(left(6.0, 11, 8).expect_err("another TTL").rule, "lease-time");
-    leases.listed(g, &[id], index(1)).expect("it lives");
-    assert_eq!(leases.listed(g, &[], index(1)).expect_err("left out").rule, "lease-list");
-    let gone = |seconds, floor| leases.is_gone(at(seconds), g, id, index(floor));
-    gone(15.0, 1).expect("it may have expired");
-    assert_eq!(gone(14.0, 1).expect_err("it lives").rule, "lease-lost");
+    control("lease-list", |spoilt| {
+        leases.listed(g, if spoilt { &[] } else { std::slice::from_ref(&id) }, index(1))
+    });
+    control("lease-lost", |spoilt| {
+        leases.is_gone(at(if spoilt { 14.0 } else { 15.0 }), g, id, index(1))
+    });
     let before = [id];
-    let mut after = Model::default();
-    after
-        .apply(
-            &Command::PublishMember {
-                id: quorate::types::NodeId(1),
-                name: String::new(),
-                client_urls: Vec::new(),
-                incarnation: quorate::types::Incarnation(1),
-            },
-            Term(1),
-        )
-        .reply
-        .expect("changes nothing here");
-    leases.changed(Some(at(20.0)), index(3), &before, &after);
-    leases.told_alive(at(21.0), id, at(9.0), 10).expect("that time was over");
-    let caught = leases.told_alive(at(21.0), id, at(11.0), 10);
-    assert_eq!(caught.expect_err("renewed on its way out").rule, "lease-early");
-    assert_eq!(leases.lives(g, id, index(3)).expect_err("it has ended").rule, "lease-undead");
-    assert_eq!(leases.listed(g, &[id], index(3)).expect_err("ended").rule, "lease-list");
-    leases.listed(g, &[id], index(2)).expect("then it lived");
+    leases.changed(Some(at(20.0)), index(3), &before, &Model::default());
+    let leases = RefCell::new(leases);
+    // Renewed when it was on its way out, or before that.
+    control("lease-early", |spoilt| {
+        let began_us = at(if spoilt { 11.0 } else { 9.0 });
+        leases.borrow_mut().told_alive(at(21.0), id, began_us, 10)
+    });
+    let leases = leases.into_inner();
+    let behind = |spoilt| index(if spoilt { 3 } else { 2 });
+    control("lease-undead", |spoilt| leases.lives(g, id, behind(spoilt)));
+    control("lease-list", |spoilt| leases.listed(g, &[id], behind(spoilt)));
 }

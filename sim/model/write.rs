@@ -73,7 +73,10 @@ impl Write<'_> {
                 Ok(Reply::LeaseGrant { id: *id, ttl_seconds: *ttl_seconds })
             }
             Command::LeaseRevoke { ids, leader_term } => self.revoke(ids, *leader_term, term),
-            Command::LeaseCheckpoint { remaining } => {
+            Command::LeaseCheckpoint { remaining, leader_term } => {
+                if leader_term.is_some_and(|by| by != term) {
+                    return Err(ApiError::NotLeader);
+                }
                 for (id, left) in remaining {
                     if let Some(lease) = self.model.leases.get_mut(id) {
                         lease.remaining = *left;
@@ -103,9 +106,10 @@ impl Write<'_> {
                 Ok(Reply::Alarm(alarms))
             }
             Command::PublishMember { .. } => Ok(Reply::PublishMember),
+            Command::SetDowngrade { .. } => Ok(Reply::SetDowngrade),
             // The catalogue's, not the keyspace's: `catalogue` says what they answer.
             Command::CreateGroup | Command::DestroyGroup { .. } => Ok(Reply::DestroyGroup),
-            Command::Auth(_) => Ok(Reply::Auth),
+            Command::Auth(command) => self.model.users.run(command),
         }
     }
 

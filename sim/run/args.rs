@@ -39,8 +39,8 @@ pub struct Args {
     pub mode: Mode,
     pub tiers: Vec<&'static Tier>,
     pub seeds: Seeds,
-    /// No further seed starts after this long; `None` is the tier's own budget, or no bound when
-    /// the seeds are named.
+    /// No further seed of any tier starts after this long; `None` is each tier's own budget, and
+    /// there is no bound when the seeds are named.
     pub budget: Option<Duration>,
     pub verbose: bool,
     /// The file that the story is wanted in: of the one seed, or of the first that fails.
@@ -129,6 +129,20 @@ impl Args {
 }
 
 impl Args {
+    /// How long seeds of this tier may start: of a time that is given for all, its share.
+    pub fn budget_of(&self, tier: &Tier) -> Duration {
+        match self.budget {
+            None => tier.budget,
+            Some(Duration::MAX) => Duration::MAX,
+            Some(whole) => whole / self.tiers.len().max(1) as u32,
+        }
+    }
+
+    /// Whether this is more than a look at some seeds.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.seeds, Seeds::Default | Seeds::Endless(_))
+    }
+
     /// The one thing to play, where only one is.
     pub fn first_job(&self) -> Option<Job> {
         let Seeds::List(list) = &self.seeds else { return None };

@@ -3,13 +3,15 @@
 use super::args::{Args, Mode, Seeds, regressions};
 use super::corpus::Corpus;
 use super::failure::{self, Class};
+use super::ledger::{self, Entered};
 use super::play::play_apart;
-use super::{Job, Outcome, Tier, ledger, lock, tell};
+use super::{Job, Outcome, Tier, lock, tell};
 use crate::coverage;
 use crate::effects::{self, Pair, PairCount};
 use crate::faults::Counters;
 use crate::plan::Seed;
-use crate::safety::Violation;
+use crate::rules::control::control;
+use crate::safety::{Checked, Violation, ensure, rule};
 use crate::tape::Tape;
 use crate::watch::Heard;
 use crate::world::Sampled;
@@ -35,6 +37,8 @@ pub struct Board {
     started: Instant,
     core_s_before: f64,
     budget: Duration,
+    /// The line of this run, if it is a night's.
+    ledger: Option<Mutex<Entered>>,
     source: Mutex<Source>,
     pub totals: Mutex<Totals>,
     running: Mutex<BTreeMap<Seed, Instant>>,
@@ -106,7 +110,8 @@ impl Board {
             child: args.child,
             started: Instant::now(),
             core_s_before: core_seconds(),
-            budget: args.budget.unwrap_or(tier.budget),
+            budget: args.budget_of(tier),
+            ledger: (args.mode == Mode::Nightly).then(Mutex::default),
             source: Mutex::new(Source { seeds, corpus, taken: 0, dry: false }),
             totals: Mutex::new(Totals::default()),
             running: Mutex::new(BTreeMap::new()),
@@ -121,6 +126,9 @@ impl Board {
             while !workers.iter().all(|w| w.is_finished()) {
                 std::thread::sleep(Duration::from_millis(20));
                 self.watch();
+                if self.ledger.as_ref().is_some_and(|line| lock(line).is_due()) {
+                    self.enter_in_ledger();
+                }
             }
         });
         let mut totals = lock(&self.totals);
@@ -135,10 +143,20 @@ impl Board {
             .map(|(seed, _)| seed.clone());
         if let Some(seed) = stuck {
             let detail = format!("still running after {SEED_WALL_MAX:?}");
-            let violation = Violation { rule: "hang", detail };
+            let violation = Violation { rule: rule!("hang"), detail };
             failure::print(self.tier, &Job::new(seed), &Outcome::default(), &violation);
             println!("0 passed, 1 failed");
             std::process::exit(1);
+        }
+    }
+
+    /// What was played so far, in place of what was entered before.
+    pub fn enter_in_ledger(&self) {
+        if let Some(line) = &self.ledger {
+            let totals = lock(&self.totals);
+            if let Err(error) = lock(line).enter(self.tier.name, &totals) {
+                println!("{}: {error}", ledger::PATH);
+            }
         }
     }
 
@@ -174,9 +192,7 @@ impl Board {
                 // What was decided in the first is what the second is told: tapes are complete.
                 let tape = job.tape.clone().or_else(|| outcome.tape.clone().map(Arc::new));
                 let again = play_apart(self.tier, &Job { tape, ..Job::new(seed.clone()) });
-                if (again.trace, again.events) != (outcome.trace, outcome.events) {
-                    outcome.violation = Some(differs(&outcome, again.trace, again.events));
-                }
+                outcome.violation = compared(&outcome, again.trace, again.events).err();
             }
             lock(&self.running).remove(&seed);
             self.report(&job, outcome, twice);
@@ -357,12 +373,21 @@ impl Totals {
     }
 }
 
-pub fn differs(outcome: &Outcome, trace: u64, events: u64) -> Violation {
-    Violation {
-        rule: "determinism",
-        detail: format!(
-            "two runs differ: trace {:016x} of {} events, then {trace:016x} of {events}",
-            outcome.trace, outcome.events
-        ),
-    }
+/// A history that was played again is the same.
+pub fn compared(outcome: &Outcome, trace: u64, events: u64) -> Checked {
+    ensure!(
+        (outcome.trace, outcome.events) == (trace, events),
+        "determinism",
+        "two runs differ: trace {:016x} of {} events, then {trace:016x} of {events}",
+        outcome.trace,
+        outcome.events
+    );
+    Ok(())
+}
+
+/// Negative control.
+pub fn self_check() {
+    control("determinism", |spoilt| {
+        compared(&Outcome { trace: 7, ..Outcome::default() }, 7 + u64::from(spoilt), 0)
+    });
 }

@@ -5,8 +5,10 @@ use crate::plan::Seed;
 use crate::safety::Violation;
 use crate::trace::hash_bytes;
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 /// What makes two failures the same: the rule, and for panics the place in the code.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +36,9 @@ impl fmt::Display for Class {
     }
 }
 
-/// The commit that the code is built from, as far as the working tree tells.
+/// The commit that the code is built from, as far as the working tree tells when this is first
+/// asked: with `+changes` when the tree has some, with `?` when the sources are newer than this
+/// program.
 pub fn commit() -> &'static str {
     static COMMIT: OnceLock<String> = OnceLock::new();
     COMMIT.get_or_init(|| {
@@ -51,8 +55,26 @@ pub fn commit() -> &'static str {
             return "unknown".to_owned();
         };
         let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "sim"]);
-        if changed.is_some_and(|c| !c.is_empty()) { format!("{rev}+changes") } else { rev }
+        let changed = if changed.is_some_and(|c| !c.is_empty()) { "+changes" } else { "" };
+        let stale = if is_older_than_sources() { "?" } else { "" };
+        format!("{rev}{changed}{stale}")
     })
+}
+
+fn is_older_than_sources() -> bool {
+    fn newest(dir: &Path) -> Option<SystemTime> {
+        let entries = std::fs::read_dir(dir).ok()?.flatten();
+        let time = |entry: std::fs::DirEntry| match entry.file_type().ok()?.is_dir() {
+            true => newest(&entry.path()),
+            false if entry.path().extension()? == "rs" => entry.metadata().ok()?.modified().ok(),
+            false => None,
+        };
+        entries.filter_map(time).max()
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = ["src", "sim"].iter().filter_map(|dir| newest(&root.join(dir))).max();
+    let exe = std::env::current_exe().and_then(std::fs::metadata).and_then(|m| m.modified());
+    matches!((sources, exe), (Some(sources), Ok(exe)) if sources > exe)
 }
 
 pub fn plan_hash(tier: &Tier, seed: &Seed) -> u64 {

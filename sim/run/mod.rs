@@ -157,6 +157,8 @@ pub fn main() -> ExitCode {
         }
     };
     play::install_panic_hook();
+    // Now, and not when a line is printed: hours later the working tree may be another one.
+    failure::commit();
     match args.mode {
         Mode::Same(times) => same::compare_many(&args, times),
         Mode::Points { all } => match args.first_job() {
@@ -179,7 +181,7 @@ pub fn main() -> ExitCode {
 
 fn play_tiers(args: &Args) -> ExitCode {
     // The referees are tested before the game: each must notice what was spoilt on purpose.
-    let mut failed = if args.child { 0 } else { controls::run() };
+    let mut failed = if args.child { 0 } else { controls::run(args.is_whole()) };
     let mut passed = 0;
     for tier in &args.tiers {
         let board = Board::new(tier, args);
@@ -188,13 +190,10 @@ fn play_tiers(args: &Args) -> ExitCode {
             same::compare_processes(&board);
         }
         if board.is_whole_run() {
-            let whole = args.budget.filter(|b| *b < Duration::MAX).unwrap_or(tier.budget);
-            points::fill(&board, (whole / 10).min(FILL_MAX));
+            points::fill(&board, (args.budget_of(tier).min(FILL_MAX * 10)) / 10);
         }
         board.summary();
-        if args.mode == Mode::Nightly {
-            ledger::enter(&board);
-        }
+        board.enter_in_ledger();
         passed += board.passed();
         failed += board.failed();
     }

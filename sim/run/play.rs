@@ -1,7 +1,7 @@
 //! One seed on one thread of its own, and what a panic said.
 
 use super::{Job, Outcome, Tier};
-use crate::safety::Violation;
+use crate::safety::{Checked, broken};
 use std::cell::RefCell;
 
 const STACK_BYTES: usize = 16 << 20;
@@ -47,7 +47,7 @@ pub fn apart<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Res
 pub fn play_apart(tier: &'static Tier, job: &Job) -> Outcome {
     let job = job.clone();
     apart(move || (tier.play)(&job)).unwrap_or_else(|said| Outcome {
-        violation: Some(Violation { rule: "panic", detail: said }),
+        violation: Checked::err(broken!("panic", said)),
         ..Outcome::default()
     })
 }

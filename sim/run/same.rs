@@ -4,7 +4,7 @@
 //! from any of them into a history shows as another hash.
 
 use super::args::{Args, Seeds};
-use super::board::{Board, differs};
+use super::board::{Board, compared};
 use super::failure::replay_command;
 use super::play::play_apart;
 use super::{Job, Outcome, Tier, lock};
@@ -72,7 +72,7 @@ pub fn compare_processes(board: &Board) {
             continue;
         }
         let outcome = Outcome { trace: here.0, events: here.1, ..Outcome::default() };
-        let violation = differs(&outcome, other.0, other.1);
+        let Err(violation) = compared(&outcome, other.0, other.1) else { continue };
         println!("in another process: {}", violation.detail);
         let outcome = Outcome { violation: Some(violation), ..outcome };
         board.report(&Job::new(seed.clone()), outcome, false);

@@ -9,6 +9,8 @@ use super::rpc::Line;
 use super::world::{Role, World, member_ids};
 use crate::faults::Fault;
 use crate::plan::{MS, SECOND};
+use crate::rules::control::control;
+use crate::safety::{Checked, ensure, rule};
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate::io::MemDisk;
@@ -237,7 +239,8 @@ async fn stop(world: &Arc<World>, draw: Draw) {
     let Some(running) = running else { return };
     running.stop();
     if !is_gone(world, host).await {
-        world.violated("stop-hangs", format!("machine {host} was asked to stop and did not"));
+        world
+            .violated(rule!("stop-hangs"), format!("machine {host} was asked to stop and did not"));
         return;
     }
     world.story.mattered(Fault::Stop);
@@ -276,14 +279,28 @@ async fn disk_error(world: &Arc<World>, draw: Draw) {
     disk.inject(DiskFault::nth(op, FaultKind::Io, 1 + draw.number / 2 % 10));
     if is_gone(world, host).await {
         let end = world.with(host, |machine| machine.end.clone());
-        let says_why = end.as_ref().is_some_and(|(_, text)| text.contains("Input/output error"));
-        if !says_why {
-            world.violated("silent-stop", format!("machine {host} ended with {end:?}"));
-        }
+        world.story.check(says_why(host, end.as_ref().map(|(_, text)| text.as_str())));
         down_then_up(world, host, draw.for_us).await;
     }
     disk.clear_faults();
     world.with(host, |machine| machine.sabotaged = None);
+}
+
+/// Who is failed by its disk names the error.
+fn says_why(host: usize, end: Option<&str>) -> Checked {
+    ensure!(
+        end.is_some_and(|text| text.contains("Input/output error")),
+        "silent-stop",
+        "machine {host} ended with {end:?}"
+    );
+    Ok(())
+}
+
+/// Negative control.
+pub fn self_check() {
+    control("silent-stop", |spoilt| {
+        says_why(0, Some(if spoilt { "Asked" } else { "sync of a file: Input/output error" }))
+    });
 }
 
 /// Whether the process there hears a leader. An impostor has nobody of its own to lead it: somebody
@@ -313,7 +330,10 @@ async fn wipe(world: &Arc<World>, draw: Draw) {
         // A peer that has just started again may not have come to the binding in its log yet.
         told_apart &= is_bound_everywhere(world, host);
         if told_apart && has_leader(world, host) {
-            world.violated("wiped-heard", format!("machine {host} was wiped and follows a leader"));
+            world.violated(
+                rule!("wiped-heard"),
+                format!("machine {host} was wiped and follows a leader"),
+            );
         }
         world.sleep_us(LOOK_US).await;
     }
@@ -336,7 +356,10 @@ pub async fn meet_foreign(world: &Arc<World>, host: usize, for_us: u64) -> bool 
     world.start(host, Role::Foreign);
     world.sleep_us(for_us).await;
     if has_leader(world, host) {
-        world.violated("foreign-heard", format!("machine {host}: the other cluster has a leader"));
+        world.violated(
+            rule!("foreign-heard"),
+            format!("machine {host}: the other cluster has a leader"),
+        );
     }
     let both = heard.refused_by(host) > by_it && heard.refused_but(host) > by_us;
     if both {
@@ -361,7 +384,10 @@ async fn foreign_data(world: &Arc<World>, draw: Draw) {
     if founded && is_gone(world, host).await {
         world.story.mattered(Fault::OtherClusterDir);
     } else if founded && !world.story.is_broken() {
-        world.violated("foreign-heard", format!("machine {host} runs on another cluster's data"));
+        world.violated(
+            rule!("foreign-heard"),
+            format!("machine {host} runs on another cluster's data"),
+        );
     }
     world.kill(host, false);
     world.with(host, |machine| machine.disk = own);

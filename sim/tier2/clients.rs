@@ -11,7 +11,7 @@ use super::story::lock;
 use super::world::{World, member_ids};
 use crate::faults::Fault;
 use crate::history::Call;
-use crate::safety::{Checked, Violation, ensure};
+use crate::safety::{Checked, ensure};
 use crate::workload::Client;
 use quorate::api::convert;
 use quorate::api::proto::etcdserverpb as pb;
@@ -244,10 +244,11 @@ async fn look_at(world: &Arc<World>, host: usize, line: Line, which: u64) -> Che
                 let revision = told.header.map_or(0, |header| header.revision);
                 // `before` was applied somewhere, but perhaps never told to anybody.
                 let now = lock(&world.judge).revision();
-                if revision > now {
-                    let detail = format!("{host}: {revision} of {now}, {before} before");
-                    return Err(Violation { rule: "read-uncommitted", detail });
-                }
+                ensure!(
+                    revision <= now,
+                    "read-uncommitted",
+                    "{host}: {revision} of {now}, {before} before"
+                );
             }
             Ok(())
         }

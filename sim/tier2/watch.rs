@@ -5,11 +5,17 @@
 //! the one of a message must be exactly what the message brings; a progress message vouches that
 //! nothing is left out up to its revision.
 
+mod control;
+
+pub(super) use control::self_check;
+
 use super::race::{First, race};
 use super::rpc::Line;
 use super::story::lock;
 use super::world::World;
+use crate::model::Model;
 use crate::plan::Plan;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, Violation, ensure};
 use quorate::api::convert;
 use quorate::api::proto::etcdserverpb as pb;
@@ -69,7 +75,8 @@ impl Watcher {
         let mut rng = world.plan.stream(&format!("watcher-moves-{number}"));
         let delays = world.plan.stream(&format!("watcher-line-{number}"));
         let delays = Arc::new(Mutex::new(delays));
-        while !world.story.is_broken() {
+        // The canary's watchers listen to nobody.
+        while !world.story.is_broken() && !is_spoilt("watch-silent") {
             let host = rng.below(world.plan.members as u64) as usize;
             *lock(&self.host) = host;
             let line = Line::new(world.clone(), host, delays.clone());
@@ -145,9 +152,16 @@ impl Watcher {
         host: usize,
         told: &pb::WatchResponse,
     ) -> Result<bool, Violation> {
+        self.judged(lock(&world.judge).history.model(GroupId::ROOT), host, told)
+    }
+
+    fn judged(
+        &self,
+        model: &Model,
+        host: usize,
+        told: &pb::WatchResponse,
+    ) -> Result<bool, Violation> {
         let revision = told.header.as_ref().map_or(0, |header| header.revision);
-        let judge = lock(&world.judge);
-        let model = judge.history.model(GroupId::ROOT);
         let done = self.done();
         let limit = model.revision();
         if told.canceled {
@@ -237,13 +251,7 @@ impl Watcher {
 
     /// What the watcher has to be told of the revisions in `(after, to]`. Where a compaction was,
     /// only the newest change of each key is sure to be left: `thinned` leaves the others out.
-    fn expected(
-        &self,
-        model: &crate::model::Model,
-        after: i64,
-        to: i64,
-        thinned: bool,
-    ) -> Vec<Change> {
+    fn expected(&self, model: &Model, after: i64, to: i64, thinned: bool) -> Vec<Change> {
         let wanted = |put: bool| if put { !self.no_put } else { !self.no_delete };
         let changes = model.changes(&self.range, after, to);
         let superseded = |at: usize| {

@@ -11,7 +11,8 @@ use super::process::{Costs, Life, io};
 use super::story::{Story, lock};
 use crate::faults::Fault;
 use crate::plan::{MS, Plan};
-use crate::safety::{Violation, broken};
+use crate::rules;
+use crate::safety::{broken, rule};
 use madsim::runtime::Handle;
 use quorate::api::front::Front;
 use quorate::api::rpcs::Counters;
@@ -240,7 +241,7 @@ impl World {
             _ => false,
         };
         if !expected {
-            self.story.check(broken(
+            self.story.check(broken!(
                 "unwanted-stop",
                 format!("machine {host}, process {number} as {role:?}: {end:?}"),
             ));
@@ -258,7 +259,7 @@ impl World {
     }
 
     pub fn violated(&self, rule: &'static str, detail: String) {
-        self.story.check(Err(Violation { rule, detail }));
+        self.story.check(rules::report(rule, || detail));
     }
 }
 
@@ -272,16 +273,15 @@ enum End {
 
 /// The life of one process, as `cli::serve` leads it.
 async fn run(world: &Weak<World>, host: usize, number: u64, role: Role, io: Io) -> End {
-    let Some((config, boot, mut settings)) = world.upgrade().map(|w| {
+    let Some((config, plan)) = world.upgrade().map(|w| {
         let config = flags(&w.plan, host, role);
-        let boot = serve::boot_config(&config, &io).map(|boot| tuned(&w.plan, boot));
-        let settings = serve::start_config(&config);
-        (config, boot, settings)
+        (config, w.plan.clone())
     }) else {
         return End::Member(Ended::Asked);
     };
-    let boot = match boot {
-        Ok(boot) => boot,
+    let mut settings = serve::start_config(&config);
+    let boot = match serve::boot_config(&config, &io).await {
+        Ok(boot) => tuned(&plan, boot),
         Err(text) => return End::Refused(text),
     };
     settings.observer = Some(Arc::new(Tap { world: world.clone(), host, role }));
@@ -363,7 +363,10 @@ impl Observer for Tap {
     fn applying(&self, group: GroupId, entries: &[Entry]) {
         let Some(world) = self.world.upgrade() else { return };
         if self.role != Role::Member {
-            let rule = if self.role == Role::Wiped { "wiped-applies" } else { "foreign-heard" };
+            let rule = match self.role {
+                Role::Wiped => rule!("wiped-applies"),
+                _ => rule!("foreign-heard"),
+            };
             let detail = format!("machine {}: {:?} applies {entries:?}", self.host, self.role);
             world.violated(rule, detail);
             return;

@@ -1,5 +1,9 @@
 //! One watcher: what it does next, and what it makes of what it is told.
 
+mod control;
+
+pub(super) use control::self_check;
+
 use super::WatchPlan;
 use super::judge::{Wanted, all_different};
 use crate::model::Model;
@@ -310,12 +314,12 @@ impl Watcher {
             WatchOut::Refused { reason, .. } => match self.creating.pop_front() {
                 Some(Creating::Refused(why)) if why == *reason => {}
                 other => {
-                    return broken("watch-refused", format!("{other:?} is refused: {reason:?}"));
+                    return broken!("watch-refused", format!("{other:?} is refused: {reason:?}"));
                 }
             },
             WatchOut::Events { watch_id, batches, prev_kv, fragment, .. } => {
                 let Some(watch) = self.by_id(*watch_id) else {
-                    return broken("watch-id", format!("events for watch {watch_id}, unknown"));
+                    return broken!("watch-id", format!("events for watch {watch_id}, unknown"));
                 };
                 ensure!(
                     (*prev_kv, *fragment) == (watch.wanted.prev_kv, watch.wanted.fragment),
@@ -335,7 +339,7 @@ impl Watcher {
             }
             WatchOut::Progress { watch_id, revision } => {
                 let Some(watch) = self.by_id(*watch_id).filter(|w| w.progress_notify) else {
-                    return broken("watch-id", format!("progress of watch {watch_id}, unasked"));
+                    return broken!("watch-id", format!("progress of watch {watch_id}, unasked"));
                 };
                 watch.wanted.progress(model, *revision)?;
                 heard.bookmarks += 1;
@@ -346,7 +350,7 @@ impl Watcher {
                     .iter()
                     .position(|w| w.as_ref().is_some_and(|w| w.id == Some(*watch_id)))
                 else {
-                    return broken("watch-id", format!("watch {watch_id} is canceled, unknown"));
+                    return broken!("watch-id", format!("watch {watch_id} is canceled, unknown"));
                 };
                 let watch = self.watches[at].as_mut().expect("it was found");
                 match compact_revision {
@@ -378,7 +382,7 @@ impl Watcher {
     fn created(&mut self, watch_id: i64, revision: i64) -> Checked {
         let at = match self.creating.pop_front() {
             Some(Creating::Watch(at)) => at,
-            other => return broken("watch-created", format!("{other:?} is created")),
+            other => return broken!("watch-created", format!("{other:?} is created")),
         };
         let watch = self.watches[at].as_mut().expect("nobody forgets a watch that is created");
         ensure!(

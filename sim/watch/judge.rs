@@ -7,7 +7,7 @@
 //! what this watch needed next.
 
 use crate::model::Model;
-use crate::safety::{Checked, ensure};
+use crate::safety::{Checked, broken, ensure};
 use quorate::mvcc::watch::{EventRefs, Filters, WatchOut};
 use quorate::types::KeyRange;
 use quorate::types::reply::{Event, EventKind};
@@ -91,7 +91,7 @@ impl Wanted {
             self.next - 1
         );
         if let Some(missing) = self.owed(model, revision) {
-            return crate::safety::broken(
+            return broken!(
                 "watch-missing",
                 format!(
                     "{:?} is told of revision {revision}, nothing of {missing}: {:?}",
@@ -155,7 +155,7 @@ impl Wanted {
     /// Everything up to `revision` is said to have been told.
     pub fn progress(&mut self, model: &Model, revision: i64) -> Checked {
         if let Some(missing) = self.owed(model, revision + 1) {
-            return crate::safety::broken(
+            return broken!(
                 "watch-bookmark",
                 format!(
                     "{:?} is told of progress to {revision}, and was told nothing of {missing}",

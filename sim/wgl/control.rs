@@ -2,6 +2,7 @@
 
 use super::Record;
 use crate::history::{Answer, Call};
+use crate::rules::control::caught;
 use bytes::Bytes;
 use quorate::types::command::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
@@ -74,6 +75,7 @@ fn nothing(revision: i64) -> Answer {
 }
 
 /// Begins (a call) and ends (an answer) in order, by number.
+#[derive(Clone)]
 enum Do {
     Begin(u64, Call),
     End(u64, Answer),
@@ -212,8 +214,7 @@ pub fn self_check() {
             ]),
         ),
     ];
-    for (name, story) in bad {
-        let caught = judge(story).expect_err(name);
-        assert_eq!(caught.rule, "black-box", "{name}");
+    for (_, story) in bad {
+        caught("black-box", || judge(story.clone()).map(drop));
     }
 }

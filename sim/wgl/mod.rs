@@ -126,7 +126,7 @@ impl Record {
                 search::Found::Order => {}
                 search::Found::Undecided => verdict.undecided += 1,
                 search::Found::None { longest, stuck } => {
-                    return broken(
+                    return broken!(
                         "black-box",
                         format!(
                             "group {group} key {key:?}: no order of its {} calls explains the \

@@ -8,6 +8,7 @@
 use super::{Client, LEASES_EACH};
 use crate::history::{Answer, Call};
 use crate::plan::Plan;
+use crate::rules::control::control;
 use crate::safety::{Checked, ensure};
 use bytes::Bytes;
 use quorate::types::command::{
@@ -343,22 +344,36 @@ impl Client {
 /// Negative controls of the promises.
 pub fn self_check() {
     let (g, lock, key) = (GroupId(1), Bytes::from_static(b"l"), Bytes::from_static(b"k"));
-    let mut promises = Promises::default();
-    promises.updated(1, g, &key, 5).expect("the first");
-    promises.updated(2, g, &key, 6).expect("another revision");
-    assert_eq!(promises.updated(3, g, &key, 5).expect_err("twice").rule, "lost-update");
-    let lease = LeaseId(1);
-    promises.acquired(1, g, &lock, (1, lease, 10)).expect("free");
-    promises.kept(1_000, g, lease, 2);
-    promises.acquired(5, g, &lock, (9, LeaseId(9), 8)).expect("an answer from long ago");
-    let caught = promises.acquired(2_000_000, g, &lock, (2, LeaseId(2), 12));
-    assert_eq!(caught.expect_err("held").rule, "mutual-exclusion");
-    promises.acquired(2_001_000, g, &lock, (2, LeaseId(2), 12)).expect("its time is over");
-    promises.kept(2_001_000, g, LeaseId(2), 2);
-    promises.let_go(2, g, &lock);
-    promises.acquired(2_002_000, g, &lock, (3, LeaseId(3), 13)).expect("let go");
-    promises.guarded(g, &lock, 20, 13).expect("the first");
-    promises.guarded(g, &lock, 15, 12).expect("older, heard of later");
-    let caught = promises.guarded(g, &lock, 30, 12);
-    assert_eq!(caught.expect_err("an old holder writes").rule, "mutual-exclusion");
+    control("lost-update", |spoilt| {
+        let mut promises = Promises::default();
+        promises.updated(1, g, &key, 5)?;
+        promises.updated(2, g, &key, 6)?;
+        promises.updated(3, g, &key, if spoilt { 5 } else { 7 })
+    });
+    let lease = LeaseId;
+    control("mutual-exclusion", |spoilt| {
+        let mut promises = Promises::default();
+        promises.acquired(1, g, &lock, (1, lease(1), 10))?;
+        promises.kept(1_000, g, lease(1), 2);
+        // An answer from long ago, which its own lease says not to trust.
+        promises.acquired(5, g, &lock, (9, lease(9), 8))?;
+        let now_us = if spoilt { 2_000_000 } else { 2_001_000 };
+        promises.acquired(now_us, g, &lock, (2, lease(2), 12))
+    });
+    control("mutual-exclusion", |spoilt| {
+        let mut promises = Promises::default();
+        promises.acquired(1, g, &lock, (2, lease(2), 12))?;
+        promises.kept(2_001_000, g, lease(2), 2);
+        if !spoilt {
+            promises.let_go(2, g, &lock);
+        }
+        promises.acquired(2_002_000, g, &lock, (3, lease(3), 13))
+    });
+    control("mutual-exclusion", |spoilt| {
+        let mut promises = Promises::default();
+        promises.guarded(g, &lock, 20, 13)?;
+        // Older, and heard of later.
+        promises.guarded(g, &lock, 15, 12)?;
+        promises.guarded(g, &lock, 30, if spoilt { 12 } else { 13 })
+    });
 }

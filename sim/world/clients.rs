@@ -217,7 +217,7 @@ impl World {
     }
 
     /// A member that is as far as anybody has exactly the committed leases and keys on them.
-    fn leases_as_committed(&self, m: usize, group: GroupId, answer: &Answer) -> Checked {
+    pub(super) fn leases_as_committed(&self, m: usize, group: GroupId, answer: &Answer) -> Checked {
         let Answer::Leases { leases, applied } = answer else { return Ok(()) };
         if *applied != self.safety.committed_index(group) {
             return Ok(());

@@ -104,10 +104,16 @@ impl World {
             "member {m} group {group} at {index}: (revision, compacted, alarms) {numbers:?}, \
              expected {expected:?}"
         );
+        let (users, expected) = (live.users(group), model.users());
+        ensure!(
+            users == expected,
+            "replica-content",
+            "member {m} group {group} at {index}: users and roles {users:?}, expected {expected:?}"
+        );
         Ok(())
     }
 
-    fn compare_hash_kv(&mut self, m: usize, group: GroupId) -> Checked {
+    pub(super) fn compare_hash_kv(&mut self, m: usize, group: GroupId) -> Checked {
         let live = self.slots[m].live.as_ref().expect("it has just applied something");
         let (revision, _, _) = live.numbers(group);
         let (hash, compacted) = live.hash_kv(group);
@@ -136,6 +142,15 @@ impl World {
         if !self.plan.seed.is_multiple_of(RUN_OUT_ONE_IN) {
             return Ok(());
         }
+        self.wait_for_leases_to_run_out()?;
+        let to = self.now_us + SECOND;
+        self.run_until(to)?;
+        self.settle()?;
+        self.compare_with_model()?;
+        self.watchers_catch_up(self.bound_us())
+    }
+
+    pub(super) fn wait_for_leases_to_run_out(&mut self) -> Checked {
         let due = |model: &Model| {
             // A leader that suspects its data ends nothing.
             if model.has_alarm(AlarmKind::Corrupt) {
@@ -155,17 +170,13 @@ impl World {
             if self.now_us >= end {
                 let leases: Vec<_> =
                     groups.iter().map(|group| self.history.model(*group).leases()).collect();
-                return broken("lease-late", format!("long after their time: {leases:?}"));
+                return broken!("lease-late", format!("long after their time: {leases:?}"));
             }
             let to = (self.now_us + SECOND / 2).min(end);
             self.run_until(to)?;
         }
         self.checked.leases_run_out += had;
-        let to = self.now_us + SECOND;
-        self.run_until(to)?;
-        self.settle()?;
-        self.compare_with_model()?;
-        self.watchers_catch_up(self.bound_us())
+        Ok(())
     }
 
     /// The log has said that everything was right: so must the clients' record alone.

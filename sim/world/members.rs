@@ -9,6 +9,7 @@ use crate::effects::Effect;
 use crate::faults::Fault;
 use crate::member::{Live, Work};
 use crate::plan::MS;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
 use crate::trace::words;
 use quorate::codec::command::decode_proposal;
@@ -63,7 +64,7 @@ impl World {
                 self.refuses_damage(m, &error);
                 return Ok(());
             }
-            Err(error) => return broken("boot", format!("member {m}: {error}")),
+            Err(error) => return broken!("boot", format!("member {m}: {error}")),
         };
         let (node, wiped) = (slot.node, slot.wiped);
         // Damage that nobody has read yet is there all the same.
@@ -72,7 +73,9 @@ impl World {
         slot.condition = Condition::Up;
         self.note(|| format!("{m} boots as process {process}"));
         self.trace.word(process);
-        let (there, durable) = (self.live(m).applier.store().checkpoint(), found.checkpoint);
+        let there = self.live(m).applier.store().checkpoint();
+        let there = there + u64::from(is_spoilt("recovered-not-durable"));
+        let durable = found.checkpoint;
         ensure!(
             durable == Ok(there) || damaged,
             "recovered-not-durable",
@@ -234,7 +237,7 @@ impl World {
                 return Ok(());
             }
             let fresh = if self.slots[m].wiped {
-                return broken("wiped-applies", format!("{node} was wiped and applies entries"));
+                return broken!("wiped-applies", format!("{node} was wiped and applies entries"));
             } else {
                 // Of a group that is just being dropped nothing is known.
                 let said = self.live(m).said(job.group);
@@ -415,7 +418,7 @@ impl World {
         let at_point = self.is_cut_at_point(m);
         let slot = &mut self.slots[m];
         let Some(fault) = slot.sabotaged.take() else {
-            return broken("storage-error", format!("member {m}, {doing}: {error}"));
+            return broken!("storage-error", format!("member {m}, {doing}: {error}"));
         };
         self.counters.mattered(fault);
         self.note(|| format!("{m} stops while at {doing}: {error}"));

@@ -4,6 +4,7 @@ use super::World;
 use super::event::{Event, Way};
 use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
 use crate::trace::Fate;
 use bytes::BytesMut;
@@ -17,7 +18,7 @@ impl World {
         let node = self.slots[from].node;
         let cluster = self.slots[from].birth.cluster;
         let Some(to) = self.index_of(cluster, to) else {
-            return broken("strange-address", format!("{node} sends to {to}"));
+            return broken!("strange-address", format!("{node} sends to {to}"));
         };
         if let NodeMessage::Raft(messages) = &message {
             for message in messages {
@@ -55,11 +56,16 @@ impl World {
         // What arrives is what the bytes say.
         let mut bytes = BytesMut::new();
         what.encode(&mut bytes);
+        if is_spoilt("codec")
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
         let bytes = bytes.freeze();
         self.trace.bytes(&bytes);
         match NodeMessage::decode(&bytes) {
             Ok(decoded) if decoded == *what => {}
-            other => return broken("codec", format!("sent {what:?}, arrived {other:?}")),
+            other => return broken!("codec", format!("sent {what:?}, arrived {other:?}")),
         }
         if flights.iter().all(|flight| flight.copy.is_some()) {
             let fault = self.net.trouble(from, to).unwrap_or(Fault::Drop);
@@ -116,7 +122,7 @@ impl World {
             self.counters.mattered(fault);
         }
         if sender.1 {
-            return broken(
+            return broken!(
                 "wiped-heard",
                 format!("member {from} was wiped, {to} takes its message"),
             );

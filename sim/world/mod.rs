@@ -8,6 +8,7 @@
 mod clients;
 pub mod clock;
 mod compare;
+mod control;
 mod crashes;
 mod decisions;
 mod event;
@@ -18,6 +19,7 @@ mod telling;
 mod watches;
 
 pub use compare::Sampled;
+pub use control::self_check;
 pub use crashes::Point;
 pub use event::{Event, Process};
 pub use members::UPKEEP_US;
@@ -31,8 +33,9 @@ use crate::history::{CallId, History};
 use crate::member::Work;
 use crate::net::Net;
 use crate::plan::Plan;
+use crate::rules::is_spoilt;
 use crate::run::{self, Job, Outcome};
-use crate::safety::{Checked, Safety, Violation};
+use crate::safety::{Checked, Safety, Violation, broken};
 use crate::seed;
 use crate::tape::{Decision, Script};
 use crate::trace::Trace;
@@ -147,7 +150,7 @@ fn play_world(mut world: World) -> Outcome {
             world.second_opinion(&mut violation);
             Some(violation)
         }
-        Err(_) => Some(Violation { rule: "panic", detail: run::take_panic() }),
+        Err(_) => Checked::err(broken!("panic", run::take_panic())),
     };
     // What has panicked may do so again when it is asked how it is.
     let last = catch_unwind(AssertUnwindSafe(|| world.last())).unwrap_or_default();
@@ -271,7 +274,8 @@ impl World {
         }
     }
 
-    fn run(&mut self) -> Checked {
+    /// All members start, and clients and watchers begin to ask.
+    fn begin(&mut self) -> Checked {
         for m in 0..self.plan.members {
             self.boot(m)?;
         }
@@ -281,6 +285,12 @@ impl World {
             self.plan_ask(c, think);
         }
         self.start_watching();
+        Ok(())
+    }
+
+    fn run(&mut self) -> Checked {
+        self.begin()?;
+        assert!(!is_spoilt("panic"), "the canary");
         // The cluster first comes to life undisturbed, so that its members know each other's data
         // directories; disturbances of that are seeds' whose first fault comes early.
         self.nemesis.turn();

@@ -10,11 +10,12 @@ use super::World;
 use super::event::{Event, Process};
 use super::slot::Condition;
 use crate::plan::MS;
+use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
 use crate::watch::{Ask, Next, handed_out};
 use quorate::mvcc::ReadError;
 use quorate::mvcc::watch::{StreamId, WatchOut};
-use quorate::types::GroupId;
+use quorate::types::{ApiError, GroupId};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
@@ -77,6 +78,13 @@ pub struct Stream {
     left: bool,
     /// Requests that its owner has not taken up, because too much waits to be sent.
     held: VecDeque<Ask>,
+}
+
+impl Stream {
+    /// For a control: it waits to be woken by somebody that nobody knows of.
+    pub(super) fn fall_asleep(&mut self) {
+        (self.waker, self.asleep) = (Arc::new(Notify::new()), true);
+    }
 }
 
 /// Whether a waiting task would have been woken.
@@ -248,12 +256,16 @@ impl World {
         let Some(view) = live.applier.view(group) else { return Ok(()) };
         for _ in 0..PASSES_MAX {
             let Some(room) = live.room(group) else { return Ok(()) };
-            match room.upkeep(&view, now_ms) {
+            let fed = match is_spoilt("watch-feed") {
+                true => Err(ReadError::Api(ApiError::Stopped)),
+                false => room.upkeep(&view, now_ms),
+            };
+            match fed {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(ReadError::Storage(error)) => return self.storage_error(m, "feed", &error),
                 Err(ReadError::Api(error)) => {
-                    return broken("watch-feed", format!("catching up fails: {error:?}"));
+                    return broken!("watch-feed", format!("catching up fails: {error:?}"));
                 }
             }
         }
@@ -403,7 +415,7 @@ impl World {
                 let history = &self.history;
                 let owed: Vec<String> =
                     self.watchers.iter_mut().map(|w| w.owed(history.model(w.group))).collect();
-                return broken("watch-stalled", owed.join("\n  "));
+                return broken!("watch-stalled", owed.join("\n  "));
             }
             let to = (self.now_us + 20 * MS).min(end_us);
             self.run_until(to)?;

@@ -186,7 +186,11 @@ fn compare_from_proto(c: pb::Compare) -> Compare {
         1 => (CompareResult::Greater, target),
         2 => (CompareResult::Less, target),
         3 => (CompareResult::NotEqual, target),
-        // etcd's switch knows no such result and lets the compare hold.
+        // etcd's switch knows no such result and lets the compare hold, unless it is one of values
+        // and there is no key.
+        _ if matches!(target, CompareTarget::Value(_)) => {
+            (CompareResult::Greater, CompareTarget::Version(0))
+        }
         _ => (CompareResult::Equal, CompareTarget::Unknown),
     };
     Compare { range: KeyRange { key: c.key, end: c.range_end }, result, target }

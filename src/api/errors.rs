@@ -7,124 +7,82 @@
 use crate::types::ApiError;
 use tonic::{Code, Status};
 
-/// The code and text of one refusal.
-pub fn row(error: &ApiError) -> (Code, &'static str) {
-    match error {
-        ApiError::EmptyKey => (Code::InvalidArgument, "etcdserver: key is not provided"),
-        ApiError::KeyNotFound => (Code::InvalidArgument, "etcdserver: key not found"),
-        ApiError::ValueProvided => (Code::InvalidArgument, "etcdserver: value is provided"),
-        ApiError::LeaseProvided => (Code::InvalidArgument, "etcdserver: lease is provided"),
-        ApiError::TooManyOps => {
-            (Code::InvalidArgument, "etcdserver: too many operations in txn request")
+macro_rules! table {
+    ($($(#[doc = $note:literal])* $error:ident => $code:ident, $text:literal;)*) => {
+        /// The code and text of one refusal.
+        pub fn row(error: &ApiError) -> (Code, &'static str) {
+            match error {
+                $(ApiError::$error => (Code::$code, $text),)*
+            }
         }
-        ApiError::DuplicateKey => {
-            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request")
-        }
-        ApiError::InvalidSortOption => (Code::InvalidArgument, "etcdserver: invalid sort option"),
-        ApiError::Compacted => {
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted")
-        }
-        ApiError::FutureRevision => {
-            (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision")
-        }
-        ApiError::NoSpace => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
-        ApiError::LeaseNotFound => (Code::NotFound, "etcdserver: requested lease not found"),
-        ApiError::LeaseExists => (Code::FailedPrecondition, "etcdserver: lease already exists"),
-        ApiError::LeaseTtlTooLarge => (Code::OutOfRange, "etcdserver: too large lease TTL"),
-        ApiError::RequestTooLarge => (Code::InvalidArgument, "etcdserver: request is too large"),
-        // Declared ResourceExhausted; on the wire it is Unknown.
-        ApiError::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
-        ApiError::MemberNotFound => (Code::NotFound, "etcdserver: member not found"),
-        ApiError::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
-        ApiError::NotLeader => (Code::FailedPrecondition, "etcdserver: not leader"),
-        ApiError::LeaderChanged => (Code::Unavailable, "etcdserver: leader changed"),
-        ApiError::Stopped => (Code::Unavailable, "etcdserver: server stopped"),
-        ApiError::Timeout => (Code::Unavailable, "etcdserver: request timed out"),
-        ApiError::TimeoutLeaderFail => (
-            Code::Unavailable,
-            "etcdserver: request timed out, possibly due to previous leader failure",
-        ),
-        ApiError::TimeoutConnectionLost => {
-            (Code::Unavailable, "etcdserver: request timed out, possibly due to connection lost")
-        }
-        ApiError::TimeoutWaitApplied => (
-            Code::Unavailable,
-            "etcdserver: request timed out, waiting for the applied index took too long",
-        ),
-        ApiError::Unhealthy => (Code::Unavailable, "etcdserver: unhealthy cluster"),
-        ApiError::Corrupt => (Code::DataLoss, "etcdserver: corrupt cluster"),
-        ApiError::NotSupportedForLearner => {
-            (Code::FailedPrecondition, "etcdserver: rpc not supported for learner")
-        }
-        ApiError::BadLeaderTransferee => {
-            (Code::FailedPrecondition, "etcdserver: bad leader transferee")
-        }
-        ApiError::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
-        ApiError::MemberIdExists => {
-            (Code::FailedPrecondition, "etcdserver: member ID already exist")
-        }
-        ApiError::PeerUrlExists => {
-            (Code::FailedPrecondition, "etcdserver: Peer URLs already exists")
-        }
-        ApiError::BadMemberUrls => {
-            (Code::InvalidArgument, "etcdserver: given member URLs are invalid")
-        }
-        // Declared FailedPrecondition; on the wire it is Unknown.
-        ApiError::NotEnoughStarted => {
-            (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
-        }
-        ApiError::NotLearner => {
-            (Code::FailedPrecondition, "etcdserver: can only promote a learner member")
-        }
-        ApiError::LearnerNotReady => (
-            Code::FailedPrecondition,
-            "etcdserver: can only promote a learner member which is in sync with leader",
-        ),
-        ApiError::TooManyLearners => {
-            (Code::FailedPrecondition, "etcdserver: too many learner members in cluster")
-        }
-        ApiError::TimeoutLeaderTransfer => {
-            (Code::Unknown, "etcdserver: request timed out, leader transfer took too long")
-        }
-        ApiError::RootUserNotExist => {
-            (Code::FailedPrecondition, "etcdserver: root user does not exist")
-        }
-        ApiError::RootRoleNotExist => {
-            (Code::FailedPrecondition, "etcdserver: root user does not have root role")
-        }
-        ApiError::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
-        ApiError::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
-        ApiError::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
-        ApiError::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
-        ApiError::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
-        ApiError::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
-        ApiError::AuthFailed => (
-            Code::InvalidArgument,
-            "etcdserver: authentication failed, invalid user ID or password",
-        ),
-        ApiError::PermissionNotGiven => (Code::InvalidArgument, "etcdserver: permission not given"),
-        ApiError::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
-        ApiError::RoleNotGranted => {
-            (Code::FailedPrecondition, "etcdserver: role is not granted to the user")
-        }
-        ApiError::PermissionNotGranted => {
-            (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
-        }
-        ApiError::AuthNotEnabled => {
-            (Code::FailedPrecondition, "etcdserver: authentication is not enabled")
-        }
-        ApiError::InvalidAuthToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
-        ApiError::InvalidAuthManagement => {
-            (Code::InvalidArgument, "etcdserver: invalid auth management")
-        }
-        ApiError::AuthOldRevision => {
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old")
-        }
-        // Not in etcd's table, so Unknown, in the words of its auth package.
-        ApiError::NoPasswordUser => {
-            (Code::Unknown, "auth: authentication failed, password was given for no password user")
-        }
-    }
+
+        /// Every refusal there is, for tests that go through the table.
+        pub const ALL: &[ApiError] = &[$(ApiError::$error),*];
+    };
+}
+
+table! {
+    EmptyKey => InvalidArgument, "etcdserver: key is not provided";
+    KeyNotFound => InvalidArgument, "etcdserver: key not found";
+    ValueProvided => InvalidArgument, "etcdserver: value is provided";
+    LeaseProvided => InvalidArgument, "etcdserver: lease is provided";
+    TooManyOps => InvalidArgument, "etcdserver: too many operations in txn request";
+    DuplicateKey => InvalidArgument, "etcdserver: duplicate key given in txn request";
+    InvalidSortOption => InvalidArgument, "etcdserver: invalid sort option";
+    Compacted => OutOfRange, "etcdserver: mvcc: required revision has been compacted";
+    FutureRevision => OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    NoSpace => ResourceExhausted, "etcdserver: mvcc: database space exceeded";
+    LeaseNotFound => NotFound, "etcdserver: requested lease not found";
+    LeaseExists => FailedPrecondition, "etcdserver: lease already exists";
+    LeaseTtlTooLarge => OutOfRange, "etcdserver: too large lease TTL";
+    RequestTooLarge => InvalidArgument, "etcdserver: request is too large";
+    /// Declared ResourceExhausted; on the wire it is Unknown.
+    TooManyRequests => Unknown, "etcdserver: too many requests";
+    MemberNotFound => NotFound, "etcdserver: member not found";
+    NoLeader => Unavailable, "etcdserver: no leader";
+    NotLeader => FailedPrecondition, "etcdserver: not leader";
+    LeaderChanged => Unavailable, "etcdserver: leader changed";
+    Stopped => Unavailable, "etcdserver: server stopped";
+    Timeout => Unavailable, "etcdserver: request timed out";
+    TimeoutLeaderFail => Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
+    TimeoutConnectionLost => Unavailable, "etcdserver: request timed out, possibly due to connection lost";
+    TimeoutWaitApplied => Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
+    Unhealthy => Unavailable, "etcdserver: unhealthy cluster";
+    Corrupt => DataLoss, "etcdserver: corrupt cluster";
+    NotSupportedForLearner => FailedPrecondition, "etcdserver: rpc not supported for learner";
+    BadLeaderTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
+    WatchCanceled => Cancelled, "etcdserver: watch canceled";
+    MemberIdExists => FailedPrecondition, "etcdserver: member ID already exist";
+    PeerUrlExists => FailedPrecondition, "etcdserver: Peer URLs already exists";
+    BadMemberUrls => InvalidArgument, "etcdserver: given member URLs are invalid";
+    /// Declared FailedPrecondition; on the wire it is Unknown.
+    NotEnoughStarted => Unknown, "etcdserver: re-configuration failed due to not enough started members";
+    NotLearner => FailedPrecondition, "etcdserver: can only promote a learner member";
+    LearnerNotReady => FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader";
+    TooManyLearners => FailedPrecondition, "etcdserver: too many learner members in cluster";
+    TimeoutLeaderTransfer => Unknown, "etcdserver: request timed out, leader transfer took too long";
+    RootUserNotExist => FailedPrecondition, "etcdserver: root user does not exist";
+    RootRoleNotExist => FailedPrecondition, "etcdserver: root user does not have root role";
+    UserExists => FailedPrecondition, "etcdserver: user name already exists";
+    UserEmpty => InvalidArgument, "etcdserver: user name is empty";
+    UserNotFound => FailedPrecondition, "etcdserver: user name not found";
+    RoleExists => FailedPrecondition, "etcdserver: role name already exists";
+    RoleNotFound => FailedPrecondition, "etcdserver: role name not found";
+    RoleEmpty => InvalidArgument, "etcdserver: role name is empty";
+    AuthFailed => InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+    PermissionNotGiven => InvalidArgument, "etcdserver: permission not given";
+    PermissionDenied => PermissionDenied, "etcdserver: permission denied";
+    RoleNotGranted => FailedPrecondition, "etcdserver: role is not granted to the user";
+    PermissionNotGranted => FailedPrecondition, "etcdserver: permission is not granted to the role";
+    AuthNotEnabled => FailedPrecondition, "etcdserver: authentication is not enabled";
+    InvalidAuthToken => Unauthenticated, "etcdserver: invalid auth token";
+    InvalidAuthManagement => InvalidArgument, "etcdserver: invalid auth management";
+    AuthOldRevision => InvalidArgument, "etcdserver: revision of auth store is old";
+    DowngradeFormat => InvalidArgument, "etcdserver: wrong downgrade target version format";
+    DowngradeTarget => InvalidArgument, "etcdserver: invalid downgrade target version";
+    DowngradeInProgress => FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
+    /// Not in etcd's table, so Unknown, in the words of its auth package.
+    NoPasswordUser => Unknown, "auth: authentication failed, password was given for no password user";
 }
 
 /// A refusal as a gRPC answer.
@@ -197,6 +155,9 @@ mod tests {
             (16, "invalid auth token", InvalidAuthToken),
             (3, "invalid auth management", InvalidAuthManagement),
             (3, "revision of auth store is old", AuthOldRevision),
+            (3, "wrong downgrade target version format", DowngradeFormat),
+            (3, "invalid downgrade target version", DowngradeTarget),
+            (9, "cluster has a downgrade job in progress", DowngradeInProgress),
         ];
         for (code, text, error) in rows {
             let status = status(&error);

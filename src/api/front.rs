@@ -202,20 +202,25 @@ impl Answer for Front {
     where
         B: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
     {
-        let services = &self.0;
         let is_grpc = request
             .headers()
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if !is_grpc {
-            let page = pages::answer(
-                services.node.clone(),
-                services.shards.clone(),
-                request.method().clone(),
-                request.uri().clone(),
-            );
-            return Answering { inner: Box::pin(async { Ok(page.await) }), call: None, limit: 0 };
+        if is_grpc {
+            return self.rpc(request);
         }
+        let page = pages::answer(self.clone(), request.map(TonicBody::new));
+        Answering { inner: Box::pin(async { Ok(page.await) }), call: None, limit: 0 }
+    }
+}
+
+impl Front {
+    /// Answers one gRPC request: admission, the service, the counters.
+    pub fn rpc<B>(&self, request: http::Request<B>) -> Answering
+    where
+        B: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+    {
+        let services = &self.0;
         let path = request.uri().path();
         let found = rpcs::find(path);
         let call = found.map(|rpc| {
@@ -227,6 +232,18 @@ impl Answer for Front {
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         Answering { inner, call, limit: services.message_bytes_max }
+    }
+
+    pub fn node(&self) -> &NodeHandle {
+        &self.0.node
+    }
+    /// Every serving thread's.
+    pub fn shards(&self) -> &[Arc<Counters>] {
+        &self.0.shards
+    }
+    /// The bound on a message that is received.
+    pub fn message_bytes_max(&self) -> usize {
+        self.0.message_bytes_max
     }
 }
 

@@ -1,51 +1,78 @@
-//! The HTTP paths beside gRPC: /version, /health, /livez, /readyz and /metrics.
+//! What is asked by plain HTTP: /version, /health, /livez, /readyz and /metrics here, JSON in
+//! `gateway`.
 
 use super::errors::row;
+use super::front::Front;
+use super::gateway;
 use super::metrics::{self, Page};
-use super::rpcs::Counters;
 use crate::node::NodeHandle;
 use crate::types::command::{AlarmKind, RangeRequest};
 use crate::types::version::{CLUSTER_VERSION, ETCD_VERSION, STORAGE_VERSION};
 use crate::types::{ApiError, GroupId, KeyRange, NodeId};
-use std::sync::Arc;
 use tonic::body::Body;
-use tonic::codegen::http::{Method, Response, Uri, header};
+use tonic::codegen::http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// One page: status, content type, text.
 type Answer = (u16, &'static str, String);
 
-pub async fn answer(
-    node: NodeHandle,
-    shards: Arc<[Arc<Counters>]>,
-    method: Method,
-    uri: Uri,
-) -> Response<Body> {
+/// Any origin may ask, as with etcd's default for --cors.
+const CORS: [(HeaderName, HeaderValue); 3] = [
+    (
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"),
+    ),
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    (
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("accept, content-type, authorization"),
+    ),
+];
+
+pub async fn answer(front: Front, request: Request<Body>) -> Response<Body> {
+    let mut response = if request.method() == Method::OPTIONS {
+        Response::new(Body::empty())
+    } else if gateway::owns(request.uri().path()) {
+        gateway::answer(front, request).await
+    } else {
+        let (head, _) = request.into_parts();
+        page(&front, &head.method, &head.uri).await
+    };
+    response.headers_mut().extend(CORS.map(|(name, value)| (Some(name), value)));
+    response
+}
+
+async fn page(front: &Front, method: &Method, uri: &Uri) -> Response<Body> {
+    let node = front.node();
     let query = Query(uri.query().unwrap_or_default());
     let path = uri.path();
-    let (status, kind, text) = match path {
-        "/version" | "/health" | "/metrics" if method != Method::GET && method != Method::HEAD => {
-            (405, PLAIN, "Method Not Allowed\n".to_string())
-        }
-        "/version" => (200, "application/json", version()),
-        "/health" => health(&node, query).await,
-        "/metrics" => {
+    let checks = checks_of(path);
+    let is_known = checks.is_some() || path == "/version" || path == "/health";
+    let (status, kind, text) = match (path, checks) {
+        _ if is_known && method != Method::GET => (405, PLAIN, "Method Not Allowed\n".to_string()),
+        ("/version", _) => (200, "application/json", version()),
+        ("/health", _) => health(node, query).await,
+        ("/metrics", _) => {
             let mut page = Page::new();
-            metrics::node(&mut page, &node);
-            metrics::grpc(&mut page, &shards);
+            metrics::node(&mut page, node);
+            metrics::grpc(&mut page, front.shards());
             metrics::process(&mut page);
             (200, "text/plain; version=0.0.4; charset=utf-8", page.finish())
         }
-        _ => match checks_of(path) {
-            Some(checks) => run_checks(&node, &checks, query).await,
-            None => (404, PLAIN, "404 page not found\n".to_string()),
-        },
+        (_, Some(checks)) => run_checks(node, &checks, query).await,
+        (_, None) => (404, PLAIN, "404 page not found\n".to_string()),
     };
     let mut response = Response::new(Body::new(text));
     *response.status_mut() = status.try_into().expect("a status of the table above");
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if status == 405 {
+        headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+    }
+    if kind == PLAIN && path != "/health" || status != 200 {
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     response
 }
 
@@ -148,16 +175,15 @@ async fn run_checks(node: &NodeHandle, checks: &[&'static str], query: Query<'_>
         }
     }
     match (failed, query.has("verbose")) {
-        (true, _) => (503, PLAIN, lines),
+        // One line break more than one would expect: etcd's.
+        (true, _) => (503, PLAIN, format!("{lines}\n")),
         (false, true) => (200, PLAIN, format!("{lines}ok\n")),
         (false, false) => (200, PLAIN, "ok\n".to_string()),
     }
 }
 
 async fn run_check(node: &NodeHandle, name: &str) -> Result<(), String> {
-    let read = |outcome: Result<(), ApiError>| {
-        outcome.map_err(|error| format!("range error: {}", row(&error).1))
-    };
+    let read = |outcome: Result<(), ApiError>| outcome.map_err(|error| row(&error).1.to_string());
     match name {
         "data_corruption" => {
             match alarms(node).iter().any(|(_, kind)| *kind == AlarmKind::Corrupt) {

@@ -2,6 +2,7 @@
 
 use super::caller::caller_of;
 use super::convert;
+use super::downgrade;
 use super::errors::{not_yet, status};
 use super::header::{header, local_view};
 use super::proto::etcdserverpb as pb;
@@ -100,7 +101,7 @@ impl Maintenance for MaintenanceService {
             is_learner: now.is_learner,
             storage_version: STORAGE_VERSION.to_string(),
             db_size_quota: signed(now.quota_bytes),
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(downgrade::info(&self.node)),
         }))
     }
 
@@ -157,9 +158,9 @@ impl Maintenance for MaintenanceService {
 
     async fn downgrade(
         &self,
-        _: Request<pb::DowngradeRequest>,
+        request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(not_yet("Downgrade"))
+        downgrade::answer(&self.node, &request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -4,7 +4,7 @@
 //! and answers are written. Membership has no revision: headers say 0.
 
 use super::convert::member_to_proto;
-use super::errors::status;
+use super::errors::{self, status};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::cluster_server::Cluster;
@@ -28,8 +28,17 @@ impl ClusterService {
         &self,
         change: MembershipChange,
     ) -> Result<(Option<Member>, Vec<pb::Member>), Status> {
+        let asked = format!("{change:?}");
         let changed = self.node.change_membership(change).await;
-        let (member, members) = changed.map_err(|error| status(&error))?;
+        let (member, members) = changed.map_err(|error| {
+            tracing::warn!(
+                "local-member-id" = %self.node.member_id(),
+                "requested-change" = asked,
+                error = errors::row(&error).1,
+                "rejecting member change request"
+            );
+            status(&error)
+        })?;
         Ok((member, members.iter().map(member_to_proto).collect()))
     }
 }
@@ -105,7 +114,8 @@ impl Cluster for ClusterService {
     }
 }
 
-/// At least one URL, each a scheme and `host:port`; sorted, as etcd keeps them.
+/// At least one URL, each a scheme and `host:port`. They stay in the order given: etcd sorts those
+/// of a new member and no others.
 fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
     let bad = || status(&ApiError::BadMemberUrls);
     let mut urls = Vec::new();
@@ -115,7 +125,6 @@ fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
     if urls.is_empty() {
         return Err(bad());
     }
-    urls.sort();
     Ok(urls)
 }
 
@@ -124,11 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peer_urls_are_checked_and_sorted() {
+    fn peer_urls_are_checked_and_keep_their_order() {
         let list =
             |urls: &[&str]| peer_urls(&urls.iter().map(|u| u.to_string()).collect::<Vec<_>>());
-        let sorted = list(&["http://b:2", " http://a:1"]).expect("two good URLs");
-        assert_eq!(sorted, ["http://a:1", "http://b:2"]);
+        let two = list(&["http://b:2", " http://a:1"]).expect("two good URLs");
+        assert_eq!(two, ["http://b:2", "http://a:1"]);
         for bad in [&[][..], &[""], &["a:1"], &["http://a:1", "http://b"], &["http://a:1/x"]] {
             let status = list(bad).expect_err("a bad list");
             assert_eq!(status.code(), tonic::Code::InvalidArgument, "{bad:?}");

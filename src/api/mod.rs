@@ -14,9 +14,11 @@
 
 pub mod caller;
 pub mod convert;
+mod downgrade;
 pub mod election;
 pub mod errors;
 pub mod front;
+pub mod gateway;
 pub mod header;
 pub mod health;
 pub mod http;

@@ -147,9 +147,14 @@ impl Session {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
                 let create = create_from_proto(create);
-                match self.permits(&create.range).await {
-                    Ok(()) => self.hub.create(create),
-                    Err(refused) => self.parts.push_back(refused),
+                // A start that no watcher can have is refused whoever asks, by the hub.
+                let refused = match create.start_revision {
+                    ..0 => None,
+                    _ => self.permits(&create.range).await.err(),
+                };
+                match refused {
+                    None => self.hub.create(create),
+                    Some(refused) => self.parts.push_back(refused),
                 }
             }
             Some(RequestUnion::CancelRequest(cancel)) => self.hub.cancel(cancel.watch_id),

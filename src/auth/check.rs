@@ -146,6 +146,7 @@ impl AuthState {
             | Command::LeaseCheckpoint { .. }
             | Command::Alarm(_)
             | Command::PublishMember { .. }
+            | Command::SetDowngrade { .. }
             | Command::CreateGroup
             | Command::DestroyGroup { .. } => Ok(Ok(())),
         }

@@ -68,7 +68,7 @@ impl TokenOptions {
 }
 
 /// A Go duration of whole units: `90s`, `10m`, `1h30m`, `500ms`.
-fn duration_ms(text: &str) -> Option<u64> {
+pub(super) fn duration_ms(text: &str) -> Option<u64> {
     let mut total = 0u64;
     let mut rest = text;
     if rest.is_empty() {

@@ -1,6 +1,6 @@
 //! What the flags mean, checked. Every error is one line that says what to do about it.
 
-use super::auth_token::TokenOptions;
+use super::auth_token::{TokenOptions, duration_ms};
 use super::flags::Typed;
 use crate::types::limits::QUOTA_BYTES_DEFAULT;
 use crate::types::url::{Scheme, Url};
@@ -55,6 +55,8 @@ pub struct Config {
     pub auth_token: TokenOptions,
     pub auth_token_ttl_ms: u64,
     pub bcrypt_cost: u32,
+    pub progress_interval_ms: u64,
+    pub lease_checkpoints: bool,
     /// Threads that serve clients, at least one.
     pub client_threads: usize,
     pub log_level: tracing::level_filters::LevelFilter,
@@ -179,6 +181,8 @@ impl Config {
             cache_bytes: number(typed, "cache-bytes", 1 << 20)?,
             auth_token: TokenOptions::parse(typed.value("auth-token"))?,
             auth_token_ttl_ms: number(typed, "auth-token-ttl", 1u64)?.saturating_mul(1000),
+            progress_interval_ms: progress_interval(typed)?,
+            lease_checkpoints: feature_gates(typed.value("feature-gates"), warnings)?,
             bcrypt_cost: match number(typed, "bcrypt-cost", i64::MIN)? {
                 cost @ 4..=31 => cost as u32,
                 cost => {
@@ -199,14 +203,19 @@ impl Config {
         })
     }
 
-    /// What must hold before a member without data may begin or join a cluster.
-    pub fn check_bootstrap(&self) -> Result<(), ConfigError> {
-        let Some(me) = self.initial_cluster.iter().find(|m| m.name == self.name) else {
-            return wrong(format!(
+    /// What `--initial-cluster` says of this member.
+    pub fn own_entry(&self) -> Result<&InitialMember, ConfigError> {
+        self.initial_cluster.iter().find(|m| m.name == self.name).ok_or_else(|| {
+            ConfigError(format!(
                 "--initial-cluster has no member named \"{}\": add {}={} to it, or set --name",
                 self.name, self.name, self.advertise_peer_urls[0]
-            ));
-        };
+            ))
+        })
+    }
+
+    /// What must hold before a member without data may begin a cluster.
+    pub fn check_bootstrap(&self) -> Result<(), ConfigError> {
+        let me = self.own_entry()?;
         if !same_urls(&me.peer_urls, &self.advertise_peer_urls) {
             return wrong(format!(
                 "--initial-cluster says {}={}, but --initial-advertise-peer-urls={}: make them the \
@@ -239,6 +248,48 @@ fn switch(typed: &Typed, name: &str) -> Result<bool, ConfigError> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         other => wrong(format!("--{name}={other} is no switch: say true or false")),
     }
+}
+
+/// etcd's least: more often would be nothing but noise.
+const PROGRESS_INTERVAL_MS_MIN: u64 = 100;
+
+fn progress_interval(typed: &Typed) -> Result<u64, ConfigError> {
+    let name = "watch-progress-notify-interval";
+    let text = typed.value(name);
+    match duration_ms(text) {
+        Some(ms) if ms >= PROGRESS_INTERVAL_MS_MIN => Ok(ms),
+        Some(_) => wrong(format!("--{name}={text} is too small: it must be at least 100ms")),
+        None => wrong(format!("--{name}={text} is no time: say 5s, 10m or 500ms")),
+    }
+}
+
+/// etcd's gates. One has something to switch here; asking for the others is no error, since
+/// what they switch in etcd is always so here or has no counterpart.
+fn feature_gates(text: &str, warnings: &mut Vec<String>) -> Result<bool, ConfigError> {
+    const WITHOUT_EFFECT: [&str; 6] = [
+        "CompactHashCheck",
+        "InitialCorruptCheck",
+        "LeaseCheckpointPersist",
+        "SetMemberLocalAddr",
+        "StopGRPCServiceOnDefrag",
+        "TxnModeWriteWithSharedBuffer",
+    ];
+    let mut lease_checkpoints = false;
+    for gate in text.split(',').filter(|gate| !gate.is_empty()) {
+        let Some((name, Ok(on))) = gate.split_once('=').map(|(name, on)| (name, on.parse())) else {
+            return wrong(format!("--feature-gates: {gate} is not name=true or name=false"));
+        };
+        match name {
+            "LeaseCheckpoint" => lease_checkpoints = on,
+            name if WITHOUT_EFFECT.contains(&name) => {
+                if on {
+                    warnings.push(format!("--feature-gates: {name} has no effect in quorate"));
+                }
+            }
+            name => return wrong(format!("--feature-gates: {name} is not known")),
+        }
+    }
+    Ok(lease_checkpoints)
 }
 
 fn urls(flag: &str, text: &str) -> Result<Vec<Url>, ConfigError> {
@@ -306,7 +357,7 @@ fn parse_cluster(text: &str) -> Result<Vec<InitialMember>, ConfigError> {
 }
 
 /// As etcd, which resolves names before it compares; of names only localhost is resolved here.
-fn same_urls(a: &[Url], b: &[Url]) -> bool {
+pub(super) fn same_urls(a: &[Url], b: &[Url]) -> bool {
     let plain = |urls: &[Url]| {
         let one = |url: &Url| {
             let host = if url.host() == "localhost" { "127.0.0.1" } else { url.host() };
@@ -319,7 +370,7 @@ fn same_urls(a: &[Url], b: &[Url]) -> bool {
     plain(a) == plain(b)
 }
 
-fn joined(urls: &[Url]) -> String {
+pub(super) fn joined(urls: &[Url]) -> String {
     urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
 }
 

@@ -64,6 +64,18 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag("auth-token-ttl", "SECONDS", "300", "How long a simple token lasts after its last use"),
     flag("bcrypt-cost", "N", "10", "Rounds (2^N) that comparing a password costs, 4 to 31"),
+    flag(
+        "watch-progress-notify-interval",
+        "TIME",
+        "10m",
+        "How often idle watchers that ask for it are told",
+    ),
+    flag(
+        "feature-gates",
+        "GATES",
+        "",
+        "LeaseCheckpoint=true puts what is left of long leases into the log",
+    ),
     flag("log-level", "LEVEL", "info", "debug, info, warn, error, panic or fatal"),
 ];
 
@@ -113,7 +125,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("enable-grpc-gateway", ""),
     ("enable-log-rotation", "false"),
     ("enable-pprof", "false"),
-    ("feature-gates", ""),
     ("force-new-cluster", "false"),
     ("grpc-keepalive-interval", "2h"),
     ("grpc-keepalive-min-time", "5s"),
@@ -149,7 +160,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("wal-dir", ""),
     ("warning-apply-duration", "100ms"),
     ("warning-unary-request-duration", "300ms"),
-    ("watch-progress-notify-interval", "10m"),
 ];
 
 /// The flags that were set, by flag or by variable.

@@ -14,6 +14,7 @@ mod auth_token;
 pub mod config;
 pub mod ctl;
 pub mod flags;
+mod joining;
 pub mod logging;
 pub mod serve;
 pub mod utl;

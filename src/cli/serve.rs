@@ -3,7 +3,8 @@
 //! The order keeps a refused start from touching anything: flags, then the ports, then the data
 //! directory; only then is anything written or answered.
 
-use super::config::{ClusterState, Config};
+use super::config::{ClusterState, Config, same_urls};
+use super::joining;
 use crate::api::front::Front;
 use crate::api::rpcs::Counters;
 use crate::api::server::Server;
@@ -25,8 +26,8 @@ use std::time::Duration;
 
 /// Between two looks at whether the member is ready.
 const READY_LOOK: Duration = Duration::from_millis(5);
-/// How often watchers that asked for it are told of progress (etcd: 10 minutes).
-const PROGRESS_INTERVAL_MS: u64 = 600_000;
+/// Between two counts of what is left of a long lease (etcd: 5 minutes).
+const LEASE_CHECKPOINT_MS: u64 = 300_000;
 
 /// Serves until told to stop or until the member cannot go on. The text of an error says what to
 /// do.
@@ -51,7 +52,7 @@ async fn run(config: &Config, io: Io) -> Result<(), String> {
     }
 
     let options = auth_options(config)?;
-    let boot = boot_config(config, &io)?;
+    let boot = boot_config(config, &io).await?;
     let running =
         start::open(&io, boot, start_config(config)).await.map_err(|error| match error {
             OpenError::Boot(error) => {
@@ -159,13 +160,14 @@ pub fn start_config(config: &Config) -> StartConfig {
             token_ttl_ms: config.auth_token_ttl_ms,
         },
         checkpoint_entries: config.snapshot_count,
-        progress_interval_ms: PROGRESS_INTERVAL_MS,
+        progress_interval_ms: config.progress_interval_ms,
         observer: None,
     }
 }
 
 /// What the flags mean for the data directory: found a member, or recover the one that is there.
-pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
+/// Only a member that joins a cluster waits for anybody.
+pub async fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
     let rows: Vec<Member> = config
         .initial_cluster
         .iter()
@@ -182,20 +184,22 @@ pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
         .map_err(|error| format!("{error} (data directory {})", config.data_dir.display()))?;
     let founding = match found {
         // As in etcd, a data directory decides who its member is and flags about the bootstrap
-        // count no more. But a member that was founded from its flags (and not added later) must
-        // be the one they name, or the directory was mixed up.
-        Some(identity) => {
-            if config.cluster_state == ClusterState::New && identity.node != node {
+        // count no more. But flags that begin a cluster must not name quite another member, or
+        // the directory was mixed up.
+        Some((identity, row)) => {
+            let names_it = identity.node == node || row.is_none_or(|row| is_named(config, &row));
+            if config.cluster_state == ClusterState::New && !names_it {
                 return Err(format!(
                     "the data directory {} belongs to member {} of cluster {}, but the flags name \
                      member {node} of cluster {cluster}: give this member its own --data-dir, or \
-                     the --initial-cluster-token and --initial-advertise-peer-urls it began with",
+                     the --initial-cluster-token and --initial-advertise-peer-urls it began with, \
+                     or --initial-cluster-state existing if it joined later",
                     config.data_dir.display(),
                     identity.node,
                     identity.cluster,
                 ));
             }
-            if identity.cluster != cluster {
+            if config.cluster_state == ClusterState::New && identity.cluster != cluster {
                 tracing::warn!(
                     "data-dir-cluster-id" = %identity.cluster,
                     "flags-cluster-id" = %cluster,
@@ -207,9 +211,8 @@ pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
             Founding::Never
         }
         None if config.cluster_state == ClusterState::Existing => {
-            return Err("joining an existing cluster (--initial-cluster-state existing with an \
-                        empty data directory) is not available in this version yet"
-                .to_string());
+            (cluster, node) = joining::place(config, io).await?;
+            Founding::Join
         }
         None => {
             config.check_bootstrap().map_err(|error| error.to_string())?;
@@ -233,9 +236,21 @@ pub fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String> {
     core.learners_max = config.learners_max;
     core.strict_reconfig = config.strict_reconfig;
     core.quota_bytes = config.quota_bytes.unwrap_or(0);
+    core.lease_checkpoint_ms = config.lease_checkpoints.then_some(LEASE_CHECKPOINT_MS);
     let mut boot = BootConfig::new(&config.data_dir, core, founding);
     boot.store = StoreOptions { cache_bytes: config.cache_bytes };
     Ok(boot)
+}
+
+/// Whether the flags name the member of this row: by where it is reached now, by where it was when
+/// the cluster began, or by its name in that cluster.
+fn is_named(config: &Config, row: &Member) -> bool {
+    let urls: Vec<Url> = row.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+    let began = membership::member_id(&row.peer_urls, &config.cluster_token, None);
+    let entry = config.own_entry().is_ok_and(|entry| same_urls(&urls, &entry.peer_urls));
+    entry
+        || same_urls(&urls, &config.advertise_peer_urls)
+        || (began == row.id && row.name == config.name)
 }
 
 fn nonzero(io: &Io) -> u64 {

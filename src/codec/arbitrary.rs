@@ -300,7 +300,9 @@ pub fn command() -> impl Strategy<Value = Command> {
         (lease(), signed()).prop_map(|(id, ttl_seconds)| Command::LeaseGrant { id, ttl_seconds }),
         (vec(lease(), 0..4), proptest::option::of(term()))
             .prop_map(|(ids, leader_term)| Command::LeaseRevoke { ids, leader_term }),
-        vec((lease(), signed()), 0..4).prop_map(|remaining| Command::LeaseCheckpoint { remaining }),
+        (vec((lease(), signed()), 0..4), proptest::option::of(term())).prop_map(
+            |(remaining, leader_term)| Command::LeaseCheckpoint { remaining, leader_term }
+        ),
         (action, node(), alarm).prop_map(|(action, member, kind)| Command::Alarm(AlarmRequest {
             action,
             member,
@@ -317,6 +319,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         Just(Command::CreateGroup),
         any::<u64>().prop_map(|id| Command::DestroyGroup { group: GroupId(id) }),
         auth_command().prop_map(Command::Auth),
+        ".{0,8}".prop_map(|target| Command::SetDowngrade { target }),
     ]
 }
 

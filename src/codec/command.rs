@@ -35,6 +35,7 @@ const PUBLISH_MEMBER: u8 = 9;
 const CREATE_GROUP: u8 = 10;
 const DESTROY_GROUP: u8 = 11;
 const AUTH: u8 = 12;
+const SET_DOWNGRADE: u8 = 13;
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -129,8 +130,12 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 put_varint(out, term.0);
             }
         }
-        Command::LeaseCheckpoint { remaining } => {
+        Command::LeaseCheckpoint { remaining, leader_term } => {
             out.put_u8(LEASE_CHECKPOINT);
+            put_bool(out, leader_term.is_some());
+            if let Some(term) = leader_term {
+                put_varint(out, term.0);
+            }
             put_varint(out, remaining.len() as u64);
             for (id, seconds) in remaining {
                 out.put_i64_le(id.0);
@@ -152,6 +157,10 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::DestroyGroup { group } => {
             out.put_u8(DESTROY_GROUP);
             put_varint(out, group.0);
+        }
+        Command::SetDowngrade { target } => {
+            out.put_u8(SET_DOWNGRADE);
+            put_bytes(out, target.as_bytes());
         }
         Command::Auth(auth) => {
             out.put_u8(AUTH);
@@ -178,6 +187,7 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
             leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
         },
         LEASE_CHECKPOINT => Command::LeaseCheckpoint {
+            leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
             remaining: r.list(9, "lease checkpoints", |r| {
                 Ok((decode_lease(r)?, r.zigzag("remaining ttl")?))
             })?,
@@ -192,6 +202,7 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
         CREATE_GROUP => Command::CreateGroup,
         DESTROY_GROUP => Command::DestroyGroup { group: GroupId(r.varint("group id")?) },
         AUTH => Command::Auth(decode_auth(r)?),
+        SET_DOWNGRADE => Command::SetDowngrade { target: r.string("target version")? },
         _ => return Err(unknown),
     })
 }

@@ -346,6 +346,18 @@ impl GroupState {
             self.answer(entry, id, origin, result, batch);
             return Ok(true);
         }
+        if let Command::SetDowngrade { target } = command {
+            let result = match root {
+                Some(place) => {
+                    batch.root_changed = true;
+                    Ok(Arc::make_mut(place.root).set_downgrade(place.tree, target)?)
+                }
+                None => Err(ApiError::MemberNotFound),
+            };
+            let result = result.map(|()| Outcome::Reply(Reply::SetDowngrade));
+            self.answer(entry, id, origin, result, batch);
+            return Ok(true);
+        }
         if let Command::CreateGroup | Command::DestroyGroup { .. } = command {
             let result = match root {
                 Some(place) => catalogue_command(place, &command)?,

@@ -40,6 +40,8 @@ pub struct RootState {
     /// configuration is joint it is the change that entered it.
     pub departing: Option<(RequestId, RootChange)>,
     pub catalogue: Catalogue,
+    /// The version that the cluster was told to go down to; empty if it was not.
+    pub downgrade: String,
 }
 
 impl RootState {
@@ -340,6 +342,18 @@ impl RootState {
         self.apply_plain(tree, RootChange::Promote(id))
     }
 
+    /// Notes the version to go down to; an empty one ends that.
+    pub fn set_downgrade(&mut self, tree: &mut Tree, target: String) -> Result<(), StorageError> {
+        let row = row(DOWNGRADE, 0);
+        if target.is_empty() {
+            tree.remove(&row)?;
+        } else {
+            tree.put(&row, Bytes::copy_from_slice(target.as_bytes()), true)?;
+        }
+        self.downgrade = target;
+        Ok(())
+    }
+
     /// Reads the membership back from its tree.
     pub fn load(tree: &Tree) -> Result<RootState, StorageError> {
         let mut root = RootState::default();
@@ -367,6 +381,10 @@ impl RootState {
                 DEPARTING => {
                     let departing = decode_context(&value);
                     root.departing = Some(departing.ok_or_else(|| damaged("an unknown change"))?);
+                }
+                DOWNGRADE => {
+                    let text = std::str::from_utf8(&value).map_err(|_| damaged("no version"))?;
+                    root.downgrade = text.to_string();
                 }
                 tag => root.catalogue.load_row(tag, number, &value).map_err(damaged)?,
             }
@@ -406,6 +424,7 @@ impl RootState {
 const MEMBER: u8 = b'm';
 const REMOVED: u8 = b'r';
 const DEPARTING: u8 = b'd';
+const DOWNGRADE: u8 = b'v';
 
 pub(super) fn row(tag: u8, id: u64) -> [u8; 9] {
     let mut key = [tag; 9];

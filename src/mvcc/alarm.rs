@@ -38,6 +38,7 @@ pub(super) fn refused(alarms: &Alarms, command: &Command) -> Option<ApiError> {
         | Command::LeaseCheckpoint { .. }
         | Command::Alarm(_)
         | Command::PublishMember { .. }
+        | Command::SetDowngrade { .. }
         | Command::CreateGroup
         | Command::DestroyGroup { .. }
         | Command::Auth(_) => None,

@@ -167,13 +167,14 @@ impl<'a> Write<'a> {
                 self.lease_revoke(ids, *leader_term, at.term)?;
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining } => {
-                self.lease_checkpoint(remaining)?;
+            Command::LeaseCheckpoint { remaining, leader_term } => {
+                self.lease_checkpoint(remaining, *leader_term, at.term)?;
                 Reply::LeaseCheckpoint
             }
             Command::Alarm(request) => Reply::Alarm(self.alarm(request)?),
             // The root state machine's: they leave no trace in the default keyspace.
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::SetDowngrade { .. } => Reply::SetDowngrade,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
             Command::Auth(command) => self.auth(command, at.index)?,
         })

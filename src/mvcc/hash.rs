@@ -181,6 +181,7 @@ impl Digest {
             }
             Ok(Reply::DestroyGroup) => self.number(11),
             Ok(Reply::Auth) => self.number(12),
+            Ok(Reply::SetDowngrade) => self.number(14),
             Ok(Reply::Authenticated { auth_revision, .. }) => {
                 self.number(13);
                 self.number(*auth_revision);
@@ -246,7 +247,9 @@ impl KeyspaceView {
     /// compact revision, whatever its background removal has done. Reads all of the history.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
         let reads = self.reads();
-        let at = reads.resolve(revision)?;
+        // Unlike a range, a hash takes a negative revision literally: before the first one, where
+        // there is nothing.
+        let at = if revision < 0 { revision } else { reads.resolve(revision)? };
         let compact_revision = reads.compact_revision;
         let mut keep = None;
         let mut crc = crc32c::crc32c(b"key");

@@ -150,11 +150,17 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Leases that are gone are passed over: a checkpoint is batched before it is in the log.
+    /// Leases that are gone are passed over: a checkpoint is batched before it is in the log. What
+    /// a leader that is not the entry's own any more had counted is refused.
     pub(super) fn lease_checkpoint(
         &mut self,
         remaining: &[(LeaseId, i64)],
-    ) -> Result<(), StorageError> {
+        leader_term: Option<Term>,
+        entry_term: Term,
+    ) -> Result<(), ReadError> {
+        if leader_term.is_some_and(|term| term != entry_term) {
+            return Err(ApiError::NotLeader.into());
+        }
         for (id, remaining_seconds) in remaining {
             let Some(mut lease) = self.keyspace.lease(*id)? else { continue };
             lease.remaining_seconds = *remaining_seconds;

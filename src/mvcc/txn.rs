@@ -107,7 +107,8 @@ impl Reads {
         match request.revision {
             0 => Ok(()),
             r if r > self.revision => Err(ApiError::FutureRevision),
-            r if r < 0 || r < self.compact_revision => Err(ApiError::Compacted),
+            // Before the first compaction that is -1, and a revision of -1 is let through.
+            r if r < self.compact_revision => Err(ApiError::Compacted),
             _ => Ok(()),
         }
     }

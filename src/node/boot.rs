@@ -238,8 +238,12 @@ impl std::error::Error for BootError {
     }
 }
 
-/// Whose data directory this is; `None` when nothing was founded there, or not to the end.
-pub fn whose(disk: &Arc<dyn Disk>, data_dir: &Path) -> Result<Option<StoreIdentity>, BootError> {
+/// Whose data directory this is, and what its last checkpoint knows of that member (nothing yet,
+/// if it was about to join); `None` when nothing was founded there, or not to the end.
+pub fn whose(
+    disk: &Arc<dyn Disk>,
+    data_dir: &Path,
+) -> Result<Option<(StoreIdentity, Option<MemberRow>)>, BootError> {
     let store_path = data_dir.join("member/snap/db");
     if !disk.exists(&store_path)? || !Wal::exists(disk.as_ref(), &data_dir.join("member/wal"))? {
         return Ok(None);
@@ -247,7 +251,9 @@ pub fn whose(disk: &Arc<dyn Disk>, data_dir: &Path) -> Result<Option<StoreIdenti
     // Held for the look: another process may be writing the pages that are read.
     let _lock = disk.lock(&data_dir.join("member/lock"))?;
     let store = Store::open(disk.clone(), &store_path, StoreOptions::default())?;
-    Ok(Some(store.identity()))
+    let identity = store.identity();
+    let mut root = RootState::load(&store.tree(GroupId::ROOT, TreeKind(ROOT_TREE)))?;
+    Ok(Some((identity, root.members.remove(&identity.node))))
 }
 
 /// Recovers the member in the data directory, or founds it.

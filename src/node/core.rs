@@ -63,6 +63,8 @@ pub struct CoreConfig {
     pub learners_max: usize,
     /// How long a peer must have been connected to count as healthy (etcd: 5 s).
     pub healthy_ms: u64,
+    /// How often the rest of a long lease is put into the log; `None` is never (etcd's default).
+    pub lease_checkpoint_ms: Option<u64>,
 }
 
 impl CoreConfig {
@@ -97,6 +99,7 @@ impl CoreConfig {
             strict_reconfig: true,
             learners_max: 1,
             healthy_ms: 5_000,
+            lease_checkpoint_ms: None,
         }
     }
 
@@ -501,6 +504,7 @@ impl Core {
             self.scanned_ms = now;
             for group in groups {
                 self.expire_leases(group);
+                self.checkpoint_leases(group);
             }
         }
         self.publish();
@@ -685,13 +689,17 @@ impl Core {
         for change in lease_changes {
             entry.lessor.changed(change, now);
         }
+        let root_changed = root.is_some();
         if let Some(root) = root {
             self.root = root.clone();
             self.out.root = Some(root);
-            self.root_changed();
         }
+        // First: whoever asked this very member to remove itself is told that it is done.
         for result in results {
             self.answer_applied(result);
+        }
+        if root_changed {
+            self.root_changed();
         }
         if replaced.is_none() {
             self.host.applied(group, index, confs);

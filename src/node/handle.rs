@@ -324,6 +324,12 @@ impl NodeHandle {
         lock(&self.shared.root).members.values().cloned().collect()
     }
 
+    /// The version that the cluster was told to go down to, as applied here.
+    pub fn downgrade_target(&self) -> Option<String> {
+        let root = lock(&self.shared.root);
+        (!root.downgrade.is_empty()).then(|| root.downgrade.clone())
+    }
+
     /// Changes who is in the cluster, through the leader and its checks. Gives the member that was
     /// added, and the membership behind the change.
     pub async fn change_membership(

@@ -129,7 +129,7 @@ impl Core {
         lease: LeaseId,
         ttl_seconds: i64,
     ) {
-        let command = Command::LeaseCheckpoint { remaining: vec![(lease, 0)] };
+        let command = Command::LeaseCheckpoint { remaining: vec![(lease, 0)], leader_term: None };
         let seq = self
             .propose_inside(group, command, |parked| RequestKind::Renewed { ttl_seconds, parked });
         match asker {
@@ -215,6 +215,24 @@ impl Core {
         let leader_term = Some(entry.soft.term);
         self.counters.leases_expired += ids.len() as u64;
         let command = Command::LeaseRevoke { ids, leader_term };
+        self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
+    }
+
+    /// Proposes how much is left of long leases, so that a leader to come need not begin them
+    /// anew. Only where the operator asked for it.
+    pub(super) fn checkpoint_leases(&mut self, group: GroupId) {
+        let Some(interval_ms) = self.config.lease_checkpoint_ms else { return };
+        let now = self.now_ms;
+        let entry = self.group_mut(group);
+        if !entry.leads() {
+            return;
+        }
+        let remaining = entry.lessor.checkpoints(now, interval_ms);
+        if remaining.is_empty() {
+            return;
+        }
+        let leader_term = Some(entry.soft.term);
+        let command = Command::LeaseCheckpoint { remaining, leader_term };
         self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
     }
 

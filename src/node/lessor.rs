@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Leases in one revoke (etcd: 500 per scan).
 pub const REVOKES_MAX: usize = 500;
+/// Leases in one checkpoint (etcd: 1000 per batch).
+pub const CHECKPOINTS_MAX: usize = 1_000;
 /// How often expiry is looked at.
 pub const SCAN_MS: u64 = 500;
 /// A proposed revoke that has not been applied by then is proposed again.
@@ -30,6 +32,10 @@ struct Lease {
     deadline_ms: u64,
     /// When its revoke was proposed.
     revoking_ms: Option<u64>,
+    /// A remainder was proposed that may not be applied yet.
+    checkpointing: bool,
+    /// When its remainder was last proposed, or its time last began anew.
+    counted_ms: u64,
 }
 
 /// The leases of one group.
@@ -76,6 +82,8 @@ impl Lessor {
             lease.deadline_ms =
                 now_ms.saturating_add(grace_ms).saturating_add(seconds_to_ms(seconds));
             lease.revoking_ms = None;
+            lease.checkpointing = false;
+            lease.counted_ms = now_ms;
             self.deadlines.insert((lease.deadline_ms, id));
         }
     }
@@ -99,6 +107,8 @@ impl Lessor {
                     remaining_seconds: 0,
                     deadline_ms: now_ms.saturating_add(seconds_to_ms(ttl_seconds)),
                     revoking_ms: None,
+                    checkpointing: false,
+                    counted_ms: now_ms,
                 };
                 let before = self.leases.insert(id, lease);
                 self.deadline_moved(id, before.map(|lease| lease.deadline_ms), lease.deadline_ms);
@@ -111,6 +121,7 @@ impl Lessor {
             LeaseChange::Checkpoint { id, remaining_seconds } => {
                 if let Some(lease) = self.leases.get_mut(&id) {
                     lease.remaining_seconds = remaining_seconds.max(0);
+                    lease.checkpointing &= remaining_seconds <= 0;
                     if remaining_seconds <= 0 && lease.revoking_ms.is_none() {
                         let (before, ttl) = (lease.deadline_ms, seconds_to_ms(lease.ttl_seconds));
                         lease.deadline_ms = before.max(now_ms.saturating_add(ttl));
@@ -140,7 +151,9 @@ impl Lessor {
         let before = lease.deadline_ms;
         lease.deadline_ms = before.max(now_ms.saturating_add(seconds_to_ms(lease.ttl_seconds)));
         let (ttl_seconds, after) = (lease.ttl_seconds, lease.deadline_ms);
-        let checkpointed = lease.remaining_seconds > 0;
+        // One that is on its way would be applied behind this, and count.
+        let checkpointed = lease.remaining_seconds > 0 || lease.checkpointing;
+        lease.counted_ms = now_ms;
         self.deadline_moved(id, Some(before), after);
         Renewal::Renewed { ttl_seconds, checkpointed }
     }
@@ -150,6 +163,30 @@ impl Lessor {
         let lease = self.leases.get(&id)?;
         let left = lease.deadline_ms.saturating_sub(now_ms) / 1000;
         Some((lease.ttl_seconds, i64::try_from(left).unwrap_or(i64::MAX)))
+    }
+
+    /// What is left, in whole seconds rounded up, of leases that have more than `interval_ms` to
+    /// live and were not counted for as long; they count as proposed.
+    pub fn checkpoints(&mut self, now_ms: u64, interval_ms: u64) -> Vec<(LeaseId, i64)> {
+        let mut remaining = Vec::new();
+        // Those that end soon are not worth it.
+        let later = (now_ms.saturating_add(interval_ms).saturating_add(1), LeaseId(i64::MIN));
+        for &(deadline_ms, id) in self.deadlines.range(later..) {
+            let lease = self.leases.get_mut(&id).expect("a deadline belongs to a lease");
+            if now_ms < lease.counted_ms.saturating_add(interval_ms) || lease.revoking_ms.is_some()
+            {
+                continue;
+            }
+            let left = (deadline_ms - now_ms).div_ceil(1000);
+            let left = i64::try_from(left).unwrap_or(i64::MAX).min(lease.ttl_seconds);
+            lease.checkpointing = true;
+            lease.counted_ms = now_ms;
+            remaining.push((id, left));
+            if remaining.len() == CHECKPOINTS_MAX {
+                break;
+            }
+        }
+        remaining
     }
 
     /// Leases to revoke now; they count as proposed.
@@ -210,6 +247,26 @@ mod tests {
         assert_eq!(lessor.expired(1_011_001), [ID]);
         lessor.demote();
         assert_eq!(lessor.renew(ID, 1_011_001), Renewal::Gone);
+    }
+
+    #[test]
+    fn what_is_left_is_told_now_and_then_and_a_keepalive_overrides_it() {
+        let mut lessor = Lessor::default();
+        lessor.promote(0, 0);
+        granted(&mut lessor, 0);
+        assert!(lessor.checkpoints(2_999, 3_000).is_empty(), "too early");
+        assert_eq!(lessor.checkpoints(3_500, 3_000), [(ID, 7)], "6.5 s, rounded up");
+        assert!(lessor.checkpoints(4_000, 3_000).is_empty(), "told already");
+        // It is on its way: a keepalive now must be followed by a clearing one.
+        let renewed = Renewal::Renewed { ttl_seconds: 10, checkpointed: true };
+        assert_eq!(lessor.renew(ID, 4_000), renewed);
+        lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 7 }, 4_100);
+        lessor.changed(LeaseChange::Checkpoint { id: ID, remaining_seconds: 0 }, 4_200);
+        assert_eq!(
+            lessor.renew(ID, 5_000),
+            Renewal::Renewed { ttl_seconds: 10, checkpointed: false }
+        );
+        assert!(lessor.checkpoints(12_500, 3_000).is_empty(), "it ends within the interval");
     }
 
     #[test]

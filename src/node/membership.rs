@@ -126,12 +126,11 @@ pub fn check_change(
             }
             RootChange::Promote(id)
         }
-        MembershipChange::UpdatePeerUrls { id, mut peer_urls } => {
+        MembershipChange::UpdatePeerUrls { id, peer_urls } => {
             if !root.members.contains_key(&id) {
                 return Err(ApiError::MemberNotFound);
             }
             check_urls(&peer_urls)?;
-            peer_urls.sort();
             RootChange::UpdatePeerUrls { id, peer_urls }
         }
         MembershipChange::Demote { id } => RootChange::Demote(id),

@@ -22,6 +22,7 @@ pub fn changes_data(command: &Command) -> bool {
         Command::LeaseCheckpoint { .. }
         | Command::Alarm(_)
         | Command::PublishMember { .. }
+        | Command::SetDowngrade { .. }
         | Command::CreateGroup
         | Command::DestroyGroup { .. }
         | Command::Auth(_) => false,

@@ -82,18 +82,23 @@ impl Core {
         caller: Option<Caller>,
         mut command: Command,
     ) {
-        if let Err(error) = self.check_proposal(group, &mut command) {
+        if let Err(error) = self.prepare_proposal(group, &mut command) {
             if error == ApiError::TooManyRequests {
                 self.counters.too_many += 1;
             }
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(error));
         }
+        let refused = self.refused_by_state(group, &command);
         let id = RequestId { origin: self.config.origin, seq: token.0 };
         let data = encode_proposal(&Proposal { id, caller, command });
         if data.len() > self.config.request_bytes_max {
             self.counters.proposals_failed += 1;
             return self.reply(token, Err(ApiError::RequestTooLarge));
+        }
+        if let Some(error) = refused {
+            self.counters.proposals_failed += 1;
+            return self.reply(token, Err(error));
         }
         if self.parked_bytes + data.len() > limits::UNCOMMITTED_BYTES_MAX {
             self.counters.too_many += 1;
@@ -105,35 +110,49 @@ impl Core {
         self.dispatch(seq);
     }
 
-    /// What is refused before it costs anything.
-    fn check_proposal(&mut self, group: GroupId, command: &mut Command) -> Result<(), ApiError> {
+    /// What is refused before it costs anything; a lease gets its id and its shortest time.
+    fn prepare_proposal(&mut self, group: GroupId, command: &mut Command) -> Result<(), ApiError> {
         self.check_open(group)?;
         if self.is_behind() {
             return Err(ApiError::TooManyRequests);
         }
         if let Command::LeaseGrant { id, ttl_seconds } = command {
-            if *ttl_seconds > limits::LEASE_TTL_SECONDS_MAX {
-                return Err(ApiError::LeaseTtlTooLarge);
-            }
             *ttl_seconds = (*ttl_seconds).max(self.config.ttl_seconds_min());
             while id.is_none() {
                 *id = LeaseId((self.prng.next_u64() >> 1) as i64);
             }
         }
-        let alarms = &self.groups[&group].alarms;
-        let active = |kind: AlarmKind| alarms.iter().any(|(_, active)| *active == kind);
-        if active(AlarmKind::Corrupt) && quota::changes_data(command) {
-            return Err(ApiError::Corrupt);
-        }
         let cost = quota_cost(command);
-        if cost > 0 && active(AlarmKind::NoSpace) {
-            return Err(ApiError::NoSpace);
-        }
         if !quota::fits(cost, self.pressure.file_bytes, self.config.quota_bytes) {
-            self.raise_nospace(group);
+            if !self.has_alarm(group, AlarmKind::NoSpace) {
+                self.raise_nospace(group);
+            }
             return Err(ApiError::NoSpace);
         }
         Ok(())
+    }
+
+    /// What etcd refuses when it applies: alarms, then what the command itself has wrong. A
+    /// request that is too large has been told so by then.
+    fn refused_by_state(&self, group: GroupId, command: &Command) -> Option<ApiError> {
+        if self.has_alarm(group, AlarmKind::Corrupt) && quota::changes_data(command) {
+            return Some(ApiError::Corrupt);
+        }
+        if self.has_alarm(group, AlarmKind::NoSpace) && quota_cost(command) > 0 {
+            return Some(ApiError::NoSpace);
+        }
+        match command {
+            Command::LeaseGrant { ttl_seconds, .. }
+                if *ttl_seconds > limits::LEASE_TTL_SECONDS_MAX =>
+            {
+                Some(ApiError::LeaseTtlTooLarge)
+            }
+            _ => None,
+        }
+    }
+
+    fn has_alarm(&self, group: GroupId, kind: AlarmKind) -> bool {
+        self.groups[&group].alarms.iter().any(|(_, active)| *active == kind)
     }
 
     /// Whether a request may begin at all.

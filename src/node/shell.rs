@@ -5,7 +5,7 @@
 //!  clients ─► core mailbox ─► core task: handle, end_turn ─► frames to peers
 //!                                │ WAL batch: write, fdatasync, here
 //!                                ▼ apply jobs
-//!                             applier task: apply, publish the view, answer, feed watchers
+//!                             applier task: apply, publish the view, feed watchers, answer
 //!                                │ frozen trees            ▲ what is durable
 //!                                ▼                         │
 //!                             background task: checkpoint steps, snapshot chunks in and out
@@ -35,6 +35,7 @@ use crate::multiraft::snapshots::{
 };
 use crate::multiraft::turn::ApplyJob;
 use crate::multiraft::wire::SnapshotFetch;
+use crate::types::reply::Reply;
 use crate::types::{GroupId, NodeId, StorageError};
 use crate::wal::Wal;
 use std::collections::VecDeque;
@@ -252,12 +253,13 @@ impl CoreTask {
         for job in output.applies {
             self.applier.send(ApplierJob::Apply(job));
         }
-        for (token, answer) in output.answers {
-            self.shared.waiters.answer(token, answer);
-        }
+        // Before the answers: who has changed the membership finds it changed.
         if let Some(root) = output.root {
             self.streams.membership(&root);
             *lock(&self.shared.root) = root;
+        }
+        for (token, answer) in output.answers {
+            self.shared.waiters.answer(token, answer);
         }
         for (group, to) in output.pins {
             self.applier.send(ApplierJob::Pin { group, to });
@@ -475,7 +477,8 @@ impl ApplierTask {
         Ok(())
     }
 
-    /// Publishes what a batch did: the state first, then the answers, then the events.
+    /// Publishes what a batch did: the state first, then the events, then the answers. Who has the
+    /// answer to a put and then begins to watch "from now on" is not told of that put any more.
     fn applied(&self, mut batch: AppliedBatch) {
         // A group that was created since the start has no clients here: nothing leads to it yet.
         let slot = self.shared.groups.get(&batch.group);
@@ -490,11 +493,11 @@ impl ApplierTask {
             let mut tokens = lock(&self.shared.tokens);
             batch.tokens.drain(..).for_each(|change| tokens.changed(change, now_ms));
         }
-        for entry in &batch.results {
-            self.answer(entry);
-        }
         if let Some(slot) = slot {
             lock(&slot.watches).publish(&mut batch);
+        }
+        for entry in &batch.results {
+            self.answer(entry);
         }
         self.shared.core.send(Action::Applied { batch: Box::new(batch) });
     }
@@ -503,6 +506,8 @@ impl ApplierTask {
     /// may be waiting for the disk by now. What the core answers again then finds nobody.
     fn answer(&self, entry: &AppliedEntry) {
         let answer = match &entry.result {
+            // The core refuses writes by the alarms it knows, so it has to know first.
+            Ok(Outcome::Reply(Reply::Alarm(_))) => return,
             Ok(Outcome::Reply(reply)) => Ok(Answer::Applied {
                 reply: reply.clone(),
                 revision: entry.revision,

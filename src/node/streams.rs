@@ -82,6 +82,7 @@ impl Streams {
         for removed in &root.removed {
             book.remove(*removed);
         }
+        book.set_roster(root.members.values());
     }
 
     /// The membership has changed: dial who is new or has moved, let go of who was removed.

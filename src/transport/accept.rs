@@ -2,8 +2,9 @@
 
 use super::dial::{HANDSHAKE_TIMEOUT, pong, silence_max};
 use super::frame::{Greeting, PeerFrame, decode_peer_frame};
-use super::handshake::{Hello, HelloReply, Refusal, StreamKind, Verdict, judge};
+use super::handshake::{Hello, HelloReply, PROTOCOL_VERSION, Refusal, StreamKind, Verdict, judge};
 use super::peers::{Context, Inner, PeerEvent, RefusedBy};
+use super::roster::Roster;
 use super::wire::{FrameReader, StreamError, greeting_bytes, write};
 use crate::codec::frame::FRAME_HEADER_BYTES;
 use crate::io::{Connection, Listener, TaskKind, WriteHalf, biased_select, until};
@@ -97,8 +98,15 @@ async fn greet(
     reader: &mut FrameReader,
     writer: &mut dyn WriteHalf,
 ) -> Result<Option<Hello>, StreamError> {
-    let Greeting::Hello(hello) = reader.greeting(&*ctx.io.clock, HANDSHAKE_TIMEOUT).await? else {
-        return Err(StreamError::Ended("a reply to a hello that was never sent"));
+    let hello = match reader.greeting(&*ctx.io.clock, HANDSHAKE_TIMEOUT).await? {
+        Greeting::Hello(hello) => hello,
+        Greeting::Question { .. } => {
+            answer(ctx, writer).await?;
+            return Ok(None);
+        }
+        Greeting::Reply(_) | Greeting::Roster(_) => {
+            return Err(StreamError::Ended("an answer to what was never asked"));
+        }
     };
     let verdict = judge(&ctx.local, &ctx.book(), &hello);
     let reply =
@@ -134,6 +142,22 @@ async fn greet(
     write(writer, greeting_bytes(&Greeting::Reply(reply)), &*ctx.io.clock, HANDSHAKE_TIMEOUT)
         .await?;
     Ok(Some(hello))
+}
+
+/// Tells a stranger who is in the cluster.
+async fn answer(ctx: &Context, writer: &mut dyn WriteHalf) -> Result<(), StreamError> {
+    let roster = Roster {
+        protocol_version: PROTOCOL_VERSION,
+        server_version: ctx.local.server_version.clone(),
+        cluster: ctx.local.cluster,
+        members: ctx.book().roster().to_vec(),
+    };
+    let bytes = greeting_bytes(&Greeting::Roster(roster));
+    if bytes.len() > limits::PEER_ROSTER_BYTES_MAX {
+        return Err(StreamError::Ended("the membership is too large to be told"));
+    }
+    write(writer, bytes, &*ctx.io.clock, HANDSHAKE_TIMEOUT).await?;
+    Ok(writer.shutdown().await?)
 }
 
 async fn read(

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// A packet to a host that is off may never be answered.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream that lived shorter has not proved anything: the back-off goes on where it was.
 const PROVEN_AFTER: Duration = Duration::from_secs(1);

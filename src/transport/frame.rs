@@ -7,6 +7,7 @@
 use super::handshake::{
     Hello, HelloReply, decode_hello, decode_hello_reply, encode_hello, encode_hello_reply,
 };
+use super::roster::{Roster, decode_roster, encode_roster};
 use crate::codec::raft::{MESSAGE_BYTES_MIN, decode_message, encode_message};
 use crate::codec::varint::put_varint;
 use crate::codec::{DecodeError, Reader};
@@ -21,6 +22,9 @@ const PONG: u8 = 4;
 /// stream is the first thing that tells a peer from a browser.
 const HELLO: u8 = 0x51;
 const HELLO_REPLY: u8 = 0x52;
+/// These two are all that a stream of theirs carries.
+const QUESTION: u8 = 0x53;
+const ROSTER: u8 = 0x54;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFrame {
@@ -38,6 +42,11 @@ pub enum PeerFrame {
 pub enum Greeting {
     Hello(Hello),
     Reply(HelloReply),
+    /// Instead of a hello: who is in the cluster?
+    Question {
+        protocol_version: u32,
+    },
+    Roster(Roster),
 }
 
 pub fn encode_peer_frame(frame: &PeerFrame, out: &mut BytesMut) {
@@ -93,6 +102,14 @@ pub fn encode_greeting(greeting: &Greeting, out: &mut BytesMut) {
             out.put_u8(HELLO_REPLY);
             encode_hello_reply(reply, out);
         }
+        Greeting::Question { protocol_version } => {
+            out.put_u8(QUESTION);
+            out.put_u32_le(*protocol_version);
+        }
+        Greeting::Roster(roster) => {
+            out.put_u8(ROSTER);
+            encode_roster(roster, out);
+        }
     }
 }
 
@@ -102,6 +119,8 @@ pub fn decode_greeting(payload: &Bytes) -> Result<Greeting, DecodeError> {
     let greeting = match r.u8("greeting")? {
         HELLO => Greeting::Hello(decode_hello(r)?),
         HELLO_REPLY => Greeting::Reply(decode_hello_reply(r)?),
+        QUESTION => Greeting::Question { protocol_version: r.u32_le("protocol version")? },
+        ROSTER => Greeting::Roster(decode_roster(r)?),
         _ => return Err(unknown),
     };
     r.finish()?;

@@ -12,7 +12,7 @@
 
 use crate::codec::varint::{put_bytes, put_strings, put_varint};
 use crate::codec::{DecodeError, Reader};
-use crate::types::{ClusterId, Incarnation, NodeId};
+use crate::types::{ClusterId, Incarnation, Member, NodeId};
 use bytes::{BufMut, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -161,6 +161,8 @@ pub struct PeerBook {
     known: BTreeMap<NodeId, Known>,
     removed: BTreeSet<NodeId>,
     admit_unknown: bool,
+    /// For those who ask before they belong here.
+    roster: Vec<Member>,
 }
 
 impl PeerBook {
@@ -190,6 +192,16 @@ impl PeerBook {
     /// cluster id still has to match.
     pub fn admit_unknown(&mut self, admit: bool) {
         self.admit_unknown = admit;
+    }
+
+    /// The membership as those are told who are about to join: without incarnations.
+    pub fn set_roster<'a>(&mut self, members: impl IntoIterator<Item = &'a Member>) {
+        let row = |member: &Member| Member { incarnation: None, ..member.clone() };
+        self.roster = members.into_iter().map(row).collect();
+    }
+
+    pub fn roster(&self) -> &[Member] {
+        &self.roster
     }
 
     pub fn is_known(&self, id: NodeId) -> bool {

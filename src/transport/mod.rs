@@ -9,7 +9,8 @@
 //! ```
 //! Each node dials each peer and sends on the stream it dialed, so two nodes share two streams,
 //! one per direction; a third and fourth for bulk (snapshots) are dialed when needed, so that a
-//! megabyte chunk never stands before a heartbeat.
+//! megabyte chunk never stands before a heartbeat. Who does not belong to the cluster yet may ask
+//! one thing, who is in it (`roster`).
 //!
 //! Promises: frames of one stream and one priority arrive in order or not at all; nothing is
 //! stepped that comes from another cluster, an unexpected data directory or a removed member;
@@ -25,6 +26,7 @@ pub mod frame;
 pub mod handshake;
 mod outbox;
 pub mod peers;
+pub mod roster;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -32,3 +34,4 @@ mod wire;
 pub use frame::PeerFrame;
 pub use handshake::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
 pub use peers::{PeerCounters, PeerEvent, Peers, RefusedBy, StartError};
+pub use roster::Roster;

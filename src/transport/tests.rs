@@ -359,6 +359,43 @@ async fn a_stranger_gets_an_answer_and_the_door() {
     assert_eq!(reply.verdict, Verdict::Refuse(Refusal::UnknownMember { id: NodeId(0x99) }));
 }
 
+#[tokio::test]
+async fn who_is_about_to_join_is_told_who_is_in_the_cluster() {
+    let b = Member::of(CLUSTER, B).await;
+    // It does not know itself yet, and says so.
+    let roster = roster::ask(&b.io, &b.addr()).await.unwrap();
+    assert_eq!((roster.cluster, roster.members.len()), (CLUSTER, 0));
+    let row = |id, incarnation| crate::types::Member {
+        id,
+        name: format!("{id}"),
+        peer_urls: vec![format!("http://{id}:2380")],
+        incarnation,
+        ..crate::types::Member::default()
+    };
+    b.book.lock().unwrap().set_roster(&[row(A, Some(Incarnation(5))), row(B, None)]);
+    let roster = roster::ask(&b.io, &b.addr()).await.unwrap();
+    assert_eq!(roster.protocol_version, handshake::PROTOCOL_VERSION);
+    assert_eq!(roster.server_version, "3.6.0");
+    assert_eq!(roster.members, [row(A, None), row(B, None)], "no incarnation is given away");
+
+    // More than anybody reads is not sent.
+    let mut vast = row(A, None);
+    vast.peer_urls = vec!["x".repeat(limits::PEER_ROSTER_BYTES_MAX)];
+    b.book.lock().unwrap().set_roster(&[vast]);
+    assert!(matches!(roster::ask(&b.io, &b.addr()).await, Err(wire::StreamError::Closed)));
+    // Nobody listens, or somebody else.
+    let mut listener = b.io.net.listen("127.0.0.1:0".to_owned()).await.unwrap();
+    let addr = listener.local_addr();
+    let web = tokio::spawn(async move {
+        let mut connection = listener.accept().await.unwrap();
+        let page = Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        connection.writer.write_all(page).await.unwrap();
+    });
+    assert!(roster::ask(&b.io, &addr).await.is_err());
+    web.await.unwrap();
+    assert!(matches!(roster::ask(&b.io, &addr).await, Err(wire::StreamError::Io(_))));
+}
+
 /// What the outbox would write, in order.
 fn taken(outbox: &Outbox, bytes_max: usize) -> Vec<PeerFrame> {
     let (mut items, mut out) = (Vec::new(), BytesMut::new());

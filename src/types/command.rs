@@ -33,9 +33,12 @@ pub enum Command {
         ids: Vec<LeaseId>,
         leader_term: Option<Term>,
     },
-    /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears.
+    /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears. What a
+    /// leader says is left has its term: after its successor has answered keepalives it would be
+    /// too little.
     LeaseCheckpoint {
         remaining: Vec<(LeaseId, i64)>,
+        leader_term: Option<Term>,
     },
     Alarm(AlarmRequest),
     /// A member tells its name, client URLs and data directory. Root group only.
@@ -52,6 +55,10 @@ pub enum Command {
         group: GroupId,
     },
     Auth(AuthCommand),
+    /// The version that the cluster is told to go down to; empty ends that. Root group only.
+    SetDowngrade {
+        target: String,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

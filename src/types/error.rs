@@ -70,6 +70,11 @@ pub enum ApiError {
     AuthNotEnabled,
     InvalidAuthToken,
     InvalidAuthManagement,
+    /// No `major.minor`.
+    DowngradeFormat,
+    /// Only one minor version down is possible.
+    DowngradeTarget,
+    DowngradeInProgress,
     /// Users or roles have changed since the caller was told apart.
     AuthOldRevision,
 }

@@ -61,5 +61,7 @@ pub const PEER_BULK_BYTES_MAX: usize = 8 << 20;
 pub const PEER_WRITE_BYTES: usize = 1 << 20;
 /// The first frame on a stream, from somebody who has not shown yet who it is.
 pub const PEER_HELLO_BYTES_MAX: usize = 64 << 10;
+/// What a member answers to whoever is about to join: its membership, far above any real one.
+pub const PEER_ROSTER_BYTES_MAX: usize = 1 << 20;
 /// Streams accepted and open at a time, strangers included.
 pub const PEER_INBOUND_MAX: usize = 1024;

@@ -67,6 +67,7 @@ pub enum Reply {
         group: GroupId,
     },
     DestroyGroup,
+    SetDowngrade,
     /// Users or roles were changed.
     Auth,
     /// The token, empty for kinds that the asked member signs; and the users' revision that the

@@ -2,6 +2,7 @@
 //! answers with etcd's own codes.
 
 use quorate::api::proto::etcdserverpb as pb;
+use quorate::api::proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate::api::proto::etcdserverpb::kv_client::KvClient;
 use quorate::api::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use std::time::Duration;
@@ -70,5 +71,49 @@ impl Client {
         let mut request = tonic::Request::new(pb::StatusRequest {});
         request.set_timeout(Duration::from_secs(3));
         Ok(maintenance.status(request).await?.into_inner())
+    }
+    fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+    pub async fn members(
+        &self,
+        linearizable: bool,
+    ) -> Result<pb::MemberListResponse, tonic::Status> {
+        let request = pb::MemberListRequest { linearizable };
+        Ok(self.cluster().member_list(request).await?.into_inner())
+    }
+    pub async fn add(&self, urls: &[&str], is_learner: bool) -> Result<(), tonic::Status> {
+        let peer_ur_ls = urls.iter().map(ToString::to_string).collect();
+        let request = pb::MemberAddRequest { peer_ur_ls, is_learner };
+        self.cluster().member_add(request).await.map(drop)
+    }
+    pub async fn remove(&self, id: u64) -> Result<(), tonic::Status> {
+        self.cluster().member_remove(pb::MemberRemoveRequest { id }).await.map(drop)
+    }
+    pub async fn promote(&self, id: u64) -> Result<(), tonic::Status> {
+        self.cluster().member_promote(pb::MemberPromoteRequest { id }).await.map(drop)
+    }
+    pub async fn update(&self, id: u64, urls: &[&str]) -> Result<(), tonic::Status> {
+        let peer_ur_ls = urls.iter().map(ToString::to_string).collect();
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls };
+        self.cluster().member_update(request).await.map(drop)
+    }
+    pub async fn move_leader(
+        &self,
+        target_id: u64,
+    ) -> Result<pb::MoveLeaderResponse, tonic::Status> {
+        let mut maintenance = MaintenanceClient::new(self.channel.clone());
+        Ok(maintenance.move_leader(pb::MoveLeaderRequest { target_id }).await?.into_inner())
+    }
+    /// The version that the answer names.
+    pub async fn downgrade(
+        &self,
+        action: pb::downgrade_request::DowngradeAction,
+        version: &str,
+    ) -> Result<String, tonic::Status> {
+        let mut maintenance = MaintenanceClient::new(self.channel.clone());
+        let version = version.to_string();
+        let request = pb::DowngradeRequest { action: action as i32, version };
+        Ok(maintenance.downgrade(request).await?.into_inner().version)
     }
 }

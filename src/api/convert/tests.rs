@@ -191,6 +191,12 @@ fn an_operand_counts_only_when_the_target_names_it() {
     assert_eq!(compare_from_proto(compare).target, CompareTarget::Mod(0));
     let unknown = pb::Compare { target: 77, ..pb::Compare::default() };
     assert_eq!(compare_from_proto(unknown).target, CompareTarget::Unknown);
+    // An unknown result holds; of values, only where there is a key.
+    let unknown = pb::Compare { target: 1, result: 7, ..pb::Compare::default() };
+    assert_eq!(compare_from_proto(unknown).target, CompareTarget::Unknown);
+    let unknown = compare_from_proto(pb::Compare { target: 3, result: 7, ..Default::default() });
+    assert_eq!(unknown.target, CompareTarget::Version(0));
+    assert_eq!(unknown.result, CompareResult::Greater);
 }
 
 #[test]

@@ -123,6 +123,8 @@ fn hash_kv_is_etcds() {
         HashKv { hash: 3_581_052_765, compact_revision: -1, hash_revision: 3 }
     );
     assert_eq!(view.hash_kv(1).unwrap().hash, 1_084_519_789);
+    let nothing = view.hash_kv(-3).unwrap();
+    assert_eq!((nothing.hash, nothing.hash_revision), (1_084_519_789, -3));
     assert!(matches!(view.hash_kv(4), Err(ReadError::Api(ApiError::FutureRevision))));
     kit.compact(3).unwrap();
     assert!(matches!(kit.keyspace.view().hash_kv(2), Err(ReadError::Api(ApiError::Compacted))));

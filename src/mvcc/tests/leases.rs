@@ -93,6 +93,7 @@ fn checkpoints_set_and_clear_the_remainder() {
     kit.grant(1).unwrap();
     let checkpoint = |seconds| Command::LeaseCheckpoint {
         remaining: vec![(LeaseId(1), seconds), (LeaseId(5), 3)],
+        leader_term: None,
     };
     let applied = kit.apply(&checkpoint(17));
     assert_eq!(applied.lease_changes.len(), 1);
@@ -101,4 +102,8 @@ fn checkpoints_set_and_clear_the_remainder() {
     assert_eq!(remaining(&kit), 17);
     kit.ok(checkpoint(0));
     assert_eq!(remaining(&kit), 0);
+    let late =
+        Command::LeaseCheckpoint { remaining: vec![(LeaseId(1), 5)], leader_term: Some(Term(4)) };
+    assert_eq!(kit.apply_in_term(&late, 5).reply, Err(ApiError::NotLeader));
+    assert_eq!(remaining(&kit), 0, "a deposed leader's count is too little");
 }

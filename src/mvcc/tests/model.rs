@@ -211,6 +211,7 @@ impl Model {
             Command::Alarm(_)
                 | Command::LeaseCheckpoint { .. }
                 | Command::PublishMember { .. }
+                | Command::SetDowngrade { .. }
                 | Command::CreateGroup
                 | Command::DestroyGroup { .. }
                 | Command::Auth(_)
@@ -278,7 +279,10 @@ impl Model {
                 }
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining } => {
+            Command::LeaseCheckpoint { remaining, leader_term } => {
+                if leader_term.is_some_and(|term| term != Term(1)) {
+                    return Err(ApiError::NotLeader);
+                }
                 for (id, seconds) in remaining {
                     if let Some(lease) = self.leases.get_mut(id) {
                         lease.1 = *seconds;
@@ -306,6 +310,7 @@ impl Model {
                 })
             }
             Command::PublishMember { .. } => Reply::PublishMember,
+            Command::SetDowngrade { .. } => Reply::SetDowngrade,
             Command::CreateGroup | Command::DestroyGroup { .. } => Reply::DestroyGroup,
             Command::Auth(_) => unreachable!("users have scenarios of their own"),
         })
@@ -386,7 +391,9 @@ impl Model {
         let ops = if self.succeeds(txn, before) { &txn.success } else { &txn.failure };
         for op in ops {
             match op {
-                RequestOp::Range(request) if request.revision < 0 => {
+                RequestOp::Range(request)
+                    if request.revision < 0 && request.revision < self.compact =>
+                {
                     return Err(ApiError::Compacted);
                 }
                 RequestOp::Range(request) if request.revision > 0 => {

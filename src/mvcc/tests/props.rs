@@ -163,8 +163,9 @@ fn command() -> impl Strategy<Value = Command> {
             let ids = if term.is_none() { vec![ids[0]] } else { ids };
             Command::LeaseRevoke { ids, leader_term: term.map(Term) }
         }),
-        1 => vec((id(), 0..50_i64), 0..3)
-            .prop_map(|remaining| Command::LeaseCheckpoint { remaining }),
+        1 => (vec((id(), 0..50_i64), 0..3), prop::option::of(1..3_u64)).prop_map(
+            |(remaining, term)| Command::LeaseCheckpoint { remaining, leader_term: term.map(Term) }
+        ),
         1 => alarm.prop_map(Command::Alarm),
     ]
 }

@@ -121,6 +121,19 @@ fn preflight_fails_as_a_whole_on_the_taken_path_only() {
 }
 
 #[test]
+fn the_revision_before_the_first_is_the_newest_until_the_first_compaction() {
+    let mut kit = Kit::new();
+    kit.put("a", "1");
+    let write = |revision| then(vec![op_put("b", "1"), op_range("a", "", revision)]);
+    assert_eq!(kit.refused(Command::Txn(write(-2))), ApiError::Compacted);
+    let reply = kit.txn(write(-1));
+    let ReplyOp::Range { reply, .. } = &reply.replies[1] else { panic!("{reply:?}") };
+    assert_eq!(reply.kvs.len(), 1);
+    kit.compact(2).unwrap();
+    assert_eq!(kit.refused(Command::Txn(write(-1))), ApiError::Compacted);
+}
+
+#[test]
 fn a_key_changed_twice_in_one_revision() {
     let mut kit = Kit::new();
     kit.put("a", "1");

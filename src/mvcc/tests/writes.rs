@@ -178,7 +178,7 @@ fn the_state_hash_remembers() {
     assert_ne!(other.keyspace.state_hash(), hashes[0]);
     let (mut a, mut b) = (Kit::new(), Kit::new());
     a.refused(put_leased("a", "", 1));
-    b.ok(Command::LeaseCheckpoint { remaining: vec![] });
+    b.ok(Command::LeaseCheckpoint { remaining: vec![], leader_term: None });
     assert_ne!(a.keyspace.state_hash(), b.keyspace.state_hash());
 }
 

@@ -141,6 +141,8 @@ struct Watcher {
     prev_kv: bool,
     progress_notify: bool,
     fragment: bool,
+    /// As it was asked for. Before it there is no progress to tell.
+    start: i64,
     /// Everything before it has been put into the stream's buffer, or is not wanted.
     next: i64,
     /// In the index of synced watchers; otherwise in that of unsynced ones and in `lagging`.
@@ -262,10 +264,10 @@ impl Hub {
         if range.key.is_empty() {
             range.key = Bytes::from_static(&[0]);
         }
-        let refusal = if range.is_empty_range() {
-            Some(Refusal::EmptyRange)
-        } else if request.start_revision < 0 {
+        let refusal = if request.start_revision < 0 {
             Some(Refusal::Compacted)
+        } else if range.is_empty_range() {
+            Some(Refusal::EmptyRange)
         } else if request.watch_id != 0 && stream.watchers.contains_key(&request.watch_id) {
             Some(Refusal::DuplicateId)
         } else {
@@ -296,6 +298,7 @@ impl Hub {
             prev_kv: request.prev_kv,
             progress_notify: request.progress_notify,
             fragment: request.fragment,
+            start: request.start_revision,
             next,
             synced: next > revision,
             sent_ms: self.now_ms,
@@ -332,7 +335,7 @@ impl Hub {
         let Some(stream) = self.streams.get(&stream_id) else { return };
         let current = stream.watchers.values().all(|key| {
             let watcher = &self.watchers[key];
-            watcher.synced && watcher.next <= revision + 1
+            watcher.synced && watcher.start <= revision
         });
         if current && !stream.watchers.is_empty() {
             self.send(stream_id, WatchOut::Progress { watch_id: -1, revision }, 0);
@@ -351,7 +354,7 @@ impl Hub {
             let mut next_due = watcher.sent_ms.saturating_add(self.progress_interval_ms);
             watcher.due_ms = next_due;
             if next_due <= self.now_ms {
-                let current = watcher.synced && watcher.next <= self.revision + 1;
+                let current = watcher.synced && watcher.start <= self.revision;
                 next_due = self.now_ms.saturating_add(self.progress_interval_ms);
                 watcher.sent_ms = self.now_ms;
                 watcher.due_ms = next_due;

@@ -133,6 +133,7 @@ fn refusals_and_ids() {
     world.create("b", "a", 0);
     world.create("b", "b", 0);
     world.create("a", "", -1);
+    world.create("b", "a", -1);
     world.hub.cancel(STREAM, 77);
     world.hub.cancel(STREAM, 1);
     create(&mut world, 1);
@@ -145,6 +146,7 @@ fn refusals_and_ids() {
             "refused DuplicateId",
             "refused EmptyRange",
             "refused EmptyRange",
+            "refused Compacted",
             "refused Compacted",
             "1 canceled",
             "1 created @1",
@@ -251,7 +253,8 @@ fn requested_progress_waits_for_nobody() {
     world.hub.request_progress(STREAM);
     world.catch_up();
     world.hub.request_progress(STREAM);
-    world.create("a", "", 9);
+    // The very next revision is in the future as well.
+    world.create("a", "", 3);
     world.hub.request_progress(STREAM);
     assert_eq!(
         world.told(),
@@ -264,6 +267,9 @@ fn requested_progress_waits_for_nobody() {
             "2 created @2",
         ]
     );
+    world.put("b", "");
+    world.hub.request_progress(STREAM);
+    assert_eq!(world.told(), ["-1 progress @3"]);
 }
 
 #[test]

@@ -404,6 +404,43 @@ fn a_full_quota_refuses_puts_raises_the_alarm_and_lets_deletes_through() {
     cluster.wait(token).unwrap();
 }
 
+/// etcd measures a request before it reaches the log and looks at alarms when it applies.
+#[test]
+fn a_request_hears_first_that_it_is_too_large_then_of_alarms_then_of_itself() {
+    let mut cluster = Cluster::new(1, 1, |_| {});
+    let id = cluster.ids()[0];
+    let grant = |ttl_seconds| Command::LeaseGrant { id: crate::types::LeaseId(1), ttl_seconds };
+    let too_long = crate::types::limits::LEASE_TTL_SECONDS_MAX + 1;
+    let mut refused = |command| {
+        let token = cluster.ask(id, |token| Action::Propose { group: ROOT, token, command });
+        cluster.wait(token).err()
+    };
+    assert_eq!(refused(grant(too_long)), Some(ApiError::LeaseTtlTooLarge));
+    let alarm = |kind| {
+        Command::Alarm(crate::types::command::AlarmRequest {
+            action: crate::types::command::AlarmAction::Activate,
+            member: NodeId(7),
+            kind: Some(kind),
+        })
+    };
+    for (kind, error) in [
+        (crate::types::command::AlarmKind::NoSpace, ApiError::NoSpace),
+        (crate::types::command::AlarmKind::Corrupt, ApiError::Corrupt),
+    ] {
+        assert_eq!(refused(alarm(kind)), None);
+        assert_eq!(refused(grant(too_long)), Some(error.clone()));
+        let put = |size: usize| {
+            Command::Put(crate::types::command::PutRequest {
+                key: "k".into(),
+                value: vec![0; size].into(),
+                ..Default::default()
+            })
+        };
+        assert_eq!(refused(put(1)), Some(error));
+        assert_eq!(refused(put(2 << 20)), Some(ApiError::RequestTooLarge));
+    }
+}
+
 #[test]
 fn a_physical_compaction_is_answered_once_it_is_done() {
     let mut cluster = Cluster::new(1, 1, |_| {});
