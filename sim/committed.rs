@@ -6,7 +6,8 @@
 //! that committed an entry is kept beside it, as far as it is known: not after the term in which
 //! whoever applied it first was then.
 
-use crate::safety::{Checked, Violation, ensure, entry_hash};
+use crate::rules::ensure;
+use crate::safety::{Checked, Violation, entry_hash};
 use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
 use quorate::types::{Entry, GroupId, LogIndex, NodeId, Term};
 
