@@ -10,7 +10,7 @@ dir=${1:?usage: benches/get-etcd.sh DIR}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 if [ -x "$dir/usr/bin/etcd" ]; then
-  "$dir/usr/bin/etcd" --version | head -1
+  "$dir/usr/bin/etcd" --version | sed -n 1p
   exit 0
 fi
 # Take the mirror this machine already uses, only with another suite.
@@ -29,4 +29,4 @@ apt-get "${apt_options[@]}" update -qq
 for package in "$work"/*.deb; do
   dpkg -x "$package" "$dir"
 done
-"$dir/usr/bin/etcd" --version | head -1
+"$dir/usr/bin/etcd" --version | sed -n 1p

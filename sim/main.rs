@@ -10,6 +10,7 @@ compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from th
 
 mod changes;
 mod chaos;
+mod committed;
 mod conf;
 mod core_mode;
 mod coverage;

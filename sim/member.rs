@@ -454,6 +454,14 @@ impl Live {
         (view.revision(), view.compact_revision(), view.alarms(None))
     }
 
+    /// The users' revision, the users and the roles.
+    pub fn users(&self, group: GroupId) -> (u64, Vec<String>, Vec<String>) {
+        let view = self.applier.view(group).expect("every member has every group");
+        let auth = view.auth();
+        let users = auth.users().map(|(name, _)| name.clone()).collect();
+        (auth.revision(), users, auth.roles().cloned().collect())
+    }
+
     /// HashKV at the newest revision: (hash, compact revision).
     pub fn hash_kv(&self, group: GroupId) -> (u32, i64) {
         let view = self.applier.view(group).expect("every member has every group");

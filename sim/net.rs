@@ -53,6 +53,14 @@ struct Link {
 }
 
 impl Link {
+    /// The fault that stands on it, if any.
+    fn trouble(&self) -> Option<Fault> {
+        self.cut
+            .or(self.clogged.map(|clog| clog.why))
+            .or((self.groups_cut != 0).then_some(Fault::GroupPartition))
+            .or(self.slow.then_some(Fault::SlowLink))
+    }
+
     fn reset(&mut self, why: Fault) {
         self.stream += 1;
         self.reset_by = Some(why);
@@ -197,15 +205,14 @@ impl Net {
     }
     /// The fault that stands on a link, if any.
     pub fn trouble(&self, from: usize, to: usize) -> Option<Fault> {
-        let link = self.links[self.at(from, to)];
-        link.cut
-            .or(link.clogged.map(|clog| clog.why))
-            .or((link.groups_cut != 0).then_some(Fault::GroupPartition))
-            .or(link.slow.then_some(Fault::SlowLink))
+        self.links[self.at(from, to)].trouble()
     }
     pub fn troubles(&self) -> impl Iterator<Item = (usize, usize, Fault)> + '_ {
-        let pairs = (0..SLOTS_MAX).flat_map(|a| (0..SLOTS_MAX).map(move |b| (a, b)));
-        pairs.filter_map(|(a, b)| self.trouble(a, b).map(|fault| (a, b, fault)))
+        // Asked after every step: straight through the links.
+        let troubled = |(at, link): (usize, &Link)| {
+            link.trouble().map(|fault| (at / SLOTS_MAX, at % SLOTS_MAX, fault))
+        };
+        self.links.iter().enumerate().filter_map(troubled)
     }
     /// A message's usual delay. A slow link is slow for everything.
     fn usual_us(&self, noise: &mut Prng, slow: bool) -> u64 {

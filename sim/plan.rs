@@ -41,9 +41,11 @@ pub enum OpKind {
     Alarm,
     /// The next step of a program over several calls.
     Program,
+    /// A change of users and roles.
+    Users,
 }
 
-pub const OP_KINDS: [OpKind; 18] = [
+pub const OP_KINDS: [OpKind; 19] = [
     OpKind::Put,
     OpKind::Get,
     OpKind::GetSerializable,
@@ -62,6 +64,7 @@ pub const OP_KINDS: [OpKind; 18] = [
     OpKind::Leases,
     OpKind::Alarm,
     OpKind::Program,
+    OpKind::Users,
 ];
 
 field_of!(OpKind, OP_KINDS);
@@ -192,7 +195,11 @@ impl Plan {
             let weight = match kind {
                 OpKind::Put => 12,
                 OpKind::Get => 8,
-                OpKind::Compact | OpKind::LeaseRevoke | OpKind::LeaseGrant | OpKind::Alarm => 1,
+                OpKind::Compact
+                | OpKind::LeaseRevoke
+                | OpKind::LeaseGrant
+                | OpKind::Alarm
+                | OpKind::Users => 1,
                 OpKind::Program => 6,
                 _ => 3,
             };

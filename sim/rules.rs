@@ -45,7 +45,7 @@ rules! {
     "leader-completeness": "a new leader's log has everything that is committed",
     "vote-for-an-older-log": "nobody votes for a candidate whose log ends before its own",
     "log-matching": "one index and term, one entry",
-    "committed-immutable": "nobody appends an older term over a committed entry",
+    "committed-immutable": "over a committed entry nobody appends another but what an older leader than the one that committed it had sent",
     "committed-by-quorum": "what a leader commits by counting is synced on a quorum",
     "committed-is-durable": "what anybody applies first is synced on a quorum",
     "applied-is-durable-here": "what a member applies is synced on its own disk",

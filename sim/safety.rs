@@ -10,11 +10,11 @@ mod control;
 pub use control::self_check;
 
 use crate::changes::Changes;
+use crate::committed::CommittedLog;
 use crate::conf::{Confs, is_quorum};
 use crate::trace::{LogTerms, hash_bytes};
 use crate::votes::Votes;
 use quorate::codec::raft::decode_conf_change;
-use quorate::multiraft::turn::{BOOT_INDEX, BOOT_TERM};
 use quorate::types::{
     ConfState, Entry, EntryKind, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
 };
@@ -102,13 +102,6 @@ fn replay(disk: &mut BTreeMap<GroupId, LogShape>, record: &Record) {
     }
 }
 
-/// An entry that some member has applied: from then on nobody may apply another one there.
-#[derive(Clone, Debug)]
-pub struct Committed {
-    pub term: Term,
-    pub hash: u64,
-}
-
 #[derive(Clone, Debug, Default)]
 struct Seen {
     process: u64,
@@ -135,7 +128,7 @@ pub struct Said {
 pub struct Safety {
     pub confs: Confs,
     leaders: BTreeMap<(GroupId, Term), NodeId>,
-    committed: BTreeMap<GroupId, Vec<Committed>>,
+    committed: BTreeMap<GroupId, CommittedLog>,
     entries: BTreeMap<GroupId, BTreeMap<(LogIndex, Term), u64>>,
     states: BTreeMap<GroupId, BTreeMap<LogIndex, (u64, NodeId)>>,
     seen: BTreeMap<(NodeId, GroupId), Seen>,
@@ -150,22 +143,18 @@ pub struct Safety {
 
 impl Safety {
     pub fn new(groups: u64, founders: &[NodeId]) -> Safety {
-        // Every log is born at the boot point, which nobody applies.
-        let born = Committed { term: BOOT_TERM, hash: 0 };
-        let log = vec![born; BOOT_INDEX.0 as usize];
-        let committed = (1..=groups).map(|g| (GroupId(g), log.clone())).collect();
+        let committed = (1..=groups).map(|g| (GroupId(g), CommittedLog::born())).collect();
         Safety { confs: Confs::new(groups, founders), committed, ..Safety::default() }
     }
 
     /// A group is born with these voters.
     pub fn found(&mut self, group: GroupId, voters: Vec<NodeId>) {
         self.confs.found(group, ConfState::of_voters(voters));
-        let born = Committed { term: BOOT_TERM, hash: 0 };
-        self.committed.insert(group, vec![born; BOOT_INDEX.0 as usize]);
+        self.committed.insert(group, CommittedLog::born());
     }
 
     pub fn committed_index(&self, group: GroupId) -> LogIndex {
-        LogIndex(self.committed.get(&group).map_or(0, |log| log.len() as u64))
+        self.committed.get(&group).map_or(LogIndex::ZERO, CommittedLog::last)
     }
 
     /// What a member's disk holds of a group's log for sure, for the picture.
@@ -176,9 +165,8 @@ impl Safety {
     }
     /// What anybody has applied, for the picture.
     pub fn log_committed(&self, group: GroupId) -> LogTerms {
-        let log = self.committed.get(&group).into_iter().flatten();
-        let at = |(i, entry): (usize, &Committed)| (LogIndex(i as u64 + 1), entry.term);
-        LogTerms::of(LogIndex::ZERO, log.enumerate().map(at))
+        let log = self.committed.get(&group);
+        LogTerms::of(LogIndex::ZERO, log.into_iter().flat_map(CommittedLog::terms))
     }
 
     /// After every step of a member.
@@ -277,16 +265,14 @@ impl Safety {
                     said.term,
                     said.conf
                 );
-                let last_committed = committed.map_or(0, |log| log.len() as u64);
-                let before =
-                    committed.and_then(|log| log.last()).is_none_or(|entry| entry.term < said.term);
+                let before = committed.map_or(LogIndex::ZERO, |log| log.last_before(said.term));
                 ensure!(
-                    !before || said.last.0 >= last_committed,
+                    said.last >= before,
                     "leader-completeness",
-                    "group {group}: {node} leads term {} with a log to {}, committed is {}",
+                    "group {group}: {node} leads term {} with a log to {}, committed before is {}",
                     said.term,
                     said.last,
-                    last_committed
+                    before
                 );
             }
         }
@@ -319,28 +305,18 @@ impl Safety {
         let leads = |term| leaders.get(&(group, term)) == Some(&node);
         self.changes.on_append(node, group, entries, applied, leads)?;
         if let Some(log) = self.committed.get(&group) {
-            let committed = log.len() as u64;
-            for entry in entries.iter().filter(|e| e.index.0 <= committed) {
-                let there = &log[entry.index.0 as usize - 1];
-                // A stale leader may still replace uncommitted entries only.
-                ensure!(
-                    there.term == entry.term || entry.term < there.term,
-                    "committed-immutable",
-                    "group {group} index {}: {node} appends term {} over committed term {}",
-                    entry.index,
-                    entry.term,
-                    there.term
-                );
-            }
+            log.bears(node, group, entries)?;
         }
         Ok(())
     }
 
-    /// Entries a member hands to its state machine. Returns those that nobody had applied before.
+    /// Entries that a member in `term` hands to its state machine. Returns those that nobody had
+    /// applied before.
     pub fn on_apply<'e>(
         &mut self,
         node: NodeId,
         group: GroupId,
+        term: Term,
         entries: &'e [Entry],
     ) -> Result<Vec<&'e Entry>, Violation> {
         let mut fresh = Vec::new();
@@ -354,27 +330,9 @@ impl Safety {
                 entry.index
             );
             let log = self.committed.entry(group).or_default();
-            let at = entry.index.0 as usize;
-            let hash = entry_hash(entry);
-            if let Some(there) = log.get(at - 1) {
-                ensure!(
-                    there.term == entry.term && there.hash == hash,
-                    "state-machine-safety",
-                    "group {group} index {}: {node} applies term {} where term {} was applied",
-                    entry.index,
-                    entry.term,
-                    there.term
-                );
+            if !log.on_apply(node, group, entry, term)? {
                 continue;
             }
-            ensure!(
-                at == log.len() + 1,
-                "commit-gap",
-                "group {group}: {node} applies {} but nobody has applied {}",
-                entry.index,
-                log.len() + 1
-            );
-            log.push(Committed { term: entry.term, hash });
             let durable = &self.durable;
             let has = |id: NodeId| {
                 let log = durable.get(&id).and_then(|m| m.get(&group));
@@ -504,8 +462,13 @@ impl Safety {
             }
             // Index 0 acknowledges nothing: it only tells a stale leader of a newer term.
             MessageBody::AppendReply { index, reject: None } if index.0 > 0 => {
+                // Many messages may be taken up before one write: a leader of a newer term has
+                // then put its own entries in the place of those acknowledged to the older one
+                // a moment before. They have never been alone on the disk; but nobody could tell
+                // had they been, and the answer been on its way since.
+                let replaced = disk.term_at(disk.last()).is_some_and(|term| term > message.term);
                 ensure!(
-                    disk.hard.term >= message.term && disk.last() >= *index,
+                    disk.hard.term >= message.term && (disk.last() >= *index || replaced),
                     "message-after-durable",
                     "{node} group {}: acknowledges {index} in term {}, the disk has log {} term {}",
                     message.group,

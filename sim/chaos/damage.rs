@@ -42,7 +42,10 @@ impl World {
         let slot = &self.slots[m];
         let mut lost = self.lost_for_ever();
         let fresh = lost.insert(slot.node);
-        let quiet = slot.sabotaged.is_none() && !slot.wiped && !slot.is_gone();
+        // One damage each: it is known by its kind when it is found. (Learners are not among
+        // those that a quorum needs, so they are not among the lost either.)
+        let whole = slot.damaged.is_none() && !slot.wiped && !slot.is_gone();
+        let quiet = slot.sabotaged.is_none() && whole;
         fresh && quiet && self.bears(&lost)
     }
 

@@ -9,10 +9,13 @@
 use crate::faults::Fault;
 use crate::member::Live;
 use crate::rules::is_spoilt;
-use crate::safety::{Checked, broken, ensure};
+use crate::safety::{Checked, LogShape, broken, ensure};
 use crate::world::World;
 use quorate::io::{Disk, MemDisk, OpenMode};
+use quorate::multiraft::turn::BOOT_INDEX;
 use quorate::node::BootError;
+use quorate::types::GroupId;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const STORE: &str = "/data/member/snap/db";
@@ -154,19 +157,30 @@ impl World {
         }
         let mixed = Live::boot(&self.plan, &slot.birth, slot.incarnation, &now, process);
         match (whole, mixed) {
-            (Ok((_, whole)), Ok((_, mixed))) => {
-                let ends = |logs: &std::collections::BTreeMap<_, crate::safety::LogShape>| {
-                    let end = |(g, log): (&_, &crate::safety::LogShape)| {
+            (Ok((live, whole)), Ok((_, mixed))) => {
+                let catalogue = &live.root().catalogue;
+                // A group that was destroyed since the copy was made is gone from the log as well.
+                // If it had just been born then, the old store says what the store of a member
+                // says that crashed between the group's first checkpoint and its log: it comes up
+                // as it was born, and ends when group 1's log gets to its end once more.
+                let (gone, there) = mixed.logs.iter().partition::<BTreeMap<_, _>, _>(|(g, _)| {
+                    catalogue.is_destroyed(**g) && !whole.logs.contains_key(g)
+                });
+                let new_born =
+                    |log: &&LogShape| log.last() <= BOOT_INDEX && log.hard.vote.is_none();
+                let ends = |logs: BTreeMap<&GroupId, &LogShape>| {
+                    let end = |(g, log): (&GroupId, &LogShape)| {
                         (*g, log.last(), log.hard.term, log.hard.vote)
                     };
-                    logs.iter().map(end).collect::<Vec<_>>()
+                    logs.into_iter().map(end).collect::<Vec<_>>()
                 };
+                let (there, own) = (ends(there), ends(whole.logs.iter().collect()));
                 ensure!(
-                    ends(&whole.logs) == ends(&mixed.logs),
+                    there == own && gone.values().all(new_born),
                     "older-store",
-                    "member {m} with an older store comes up with {:?}, with its own with {:?}",
-                    ends(&mixed.logs),
-                    ends(&whole.logs)
+                    "member {m} with an older store comes up with {there:?} and the destroyed \
+                     {:?}, with its own with {own:?}",
+                    ends(gone)
                 );
                 // The log had all that the old store lacks.
                 if mixed.checkpoint != whole.checkpoint {

@@ -19,13 +19,15 @@ use quorate::types::{
     ApiError, Command, ConfChange, ConfChangeKind, ConfState, GroupId, Incarnation, LogIndex,
     NodeId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Tokens of the nemesis' own requests begin here; clients' calls are far below.
 const TOKENS: u64 = 1 << 40;
 /// Voters at most: two more than the largest cluster begins with would only be slower.
 const VOTERS_MAX: usize = 7;
+/// Members that a seed ever has. The other slots are for changes that are committed late.
+const MEMBERS_MAX: usize = 8;
 /// Groups created in one seed.
 const CREATED_MAX: u64 = 3;
 
@@ -35,6 +37,9 @@ struct Asked {
     tokens: Vec<Token>,
     /// What it does to a configuration.
     change: ConfChange,
+    /// Somebody was told that it is done; somebody, that nobody knows.
+    done: bool,
+    unsure: bool,
     until_us: u64,
 }
 
@@ -47,6 +52,9 @@ pub struct Roster {
     /// The membership behind each entry at which somebody told it.
     told: BTreeMap<LogIndex, (Arc<RootState>, NodeId)>,
     asked: Option<Asked>,
+    /// Newcomers that have been asked for: each needs a slot if its change is committed after
+    /// all, which may be minutes after whoever asked has given up.
+    expected: BTreeSet<NodeId>,
     tokens: u64,
     urls: u64,
     created: u64,
@@ -60,6 +68,7 @@ impl Roster {
             index: LogIndex::ZERO,
             told: BTreeMap::new(),
             asked: None,
+            expected: BTreeSet::new(),
             tokens: TOKENS,
             urls: 100,
             created: 0,
@@ -125,6 +134,7 @@ impl World {
             if self.index_of(CLUSTER, *id).is_some() {
                 continue;
             }
+            self.roster.expected.remove(id);
             let m = self.slots.len();
             assert!(m < SLOTS_MAX, "no slot is left for {id}");
             let birth = Birth {
@@ -296,7 +306,12 @@ impl World {
             self.after(delay, Event::Tell { m, p, action });
         }
         let until_us = self.now_us + 6 * SECOND + 5 * self.plan.election_us();
-        self.roster.asked = Some(Asked { fault, tokens, change: conf, until_us });
+        let unknown = |id: &NodeId| self.index_of(CLUSTER, *id).is_none();
+        let new: Vec<NodeId> = conf.changes.iter().map(|step| step.1).filter(unknown).collect();
+        self.roster.expected.extend(new);
+        let (done, unsure) = (false, false);
+        let change = conf;
+        self.roster.asked = Some(Asked { fault, tokens, change, done, unsure, until_us });
     }
 
     /// An answer to one of the nemesis' own requests.
@@ -311,11 +326,14 @@ impl World {
             Err(_) if self.plan.on(Fault::AskedTwice) => self.counters.mattered(Fault::AskedTwice),
             Err(_) => {}
         }
-        let sure = match result {
-            Ok(_) => true,
-            Err(error) => !is_unsure(error),
-        };
-        if sure && self.roster.asked.as_ref().is_some_and(|a| a.tokens.is_empty()) {
+        asked.done |= result.is_ok();
+        asked.unsure |= result.as_ref().is_err_and(is_unsure);
+        // As long as one of two answers was unsure, the change may come yet.
+        if asked.tokens.is_empty() && (asked.done || !asked.unsure) {
+            if !asked.done {
+                let refused: Vec<NodeId> = asked.change.changes.iter().map(|s| s.1).collect();
+                self.roster.expected.retain(|id| !refused.contains(id));
+            }
             self.roster.asked = None;
         }
     }
@@ -405,7 +423,9 @@ impl World {
 
     /// A new member's addresses, the second from which its id comes, and the id.
     fn newcomer(&mut self) -> Option<(Vec<String>, u64, NodeId)> {
-        if self.slots.len() + 1 > SLOTS_MAX - 1 || self.roster.wanted().voters.len() >= VOTERS_MAX {
+        let slots = self.slots.len();
+        let all_taken = slots >= MEMBERS_MAX || slots + self.roster.expected.len() >= SLOTS_MAX;
+        if all_taken || self.roster.wanted().voters.len() >= VOTERS_MAX {
             return None;
         }
         self.roster.urls += 1;

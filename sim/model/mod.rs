@@ -6,6 +6,7 @@
 //! revision can be asked for at any time.
 
 mod control;
+mod users;
 mod write;
 
 pub use control::self_check;
@@ -52,6 +53,7 @@ pub struct Model {
     keys: BTreeMap<Bytes, Vec<Version>>,
     leases: BTreeMap<LeaseId, Lease>,
     alarms: BTreeSet<(NodeId, AlarmKind)>,
+    users: users::Users,
     /// What watchers are told, by revision, from revision 2 on.
     events: Vec<Vec<Event>>,
     /// Every compact revision there ever was.
@@ -66,6 +68,7 @@ impl Default for Model {
             keys: BTreeMap::new(),
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
+            users: users::Users::default(),
             events: Vec::new(),
             compactions: BTreeSet::new(),
         }
@@ -94,6 +97,11 @@ impl Model {
             (*id, lease.ttl, lease.keys.iter().cloned().collect())
         };
         self.leases.iter().map(row).collect()
+    }
+
+    /// The users' revision, the users and the roles.
+    pub fn users(&self) -> (u64, Vec<String>, Vec<String>) {
+        (self.users.revision(), self.users.names(), self.users.role_names())
     }
 
     pub fn alarms(&self) -> Vec<(NodeId, AlarmKind)> {

@@ -109,7 +109,7 @@ impl Write<'_> {
             Command::SetDowngrade { .. } => Ok(Reply::SetDowngrade),
             // The catalogue's, not the keyspace's: `catalogue` says what they answer.
             Command::CreateGroup | Command::DestroyGroup { .. } => Ok(Reply::DestroyGroup),
-            Command::Auth(_) => Ok(Reply::Auth),
+            Command::Auth(command) => self.model.users.run(command),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::plan::{Plan, Seed};
 use crate::rules::Control;
 use crate::rules::control::{caught, never_noticed};
 use crate::trace::html;
-use crate::{history, model, rules, safety, tape, tier2, votes, watch, wgl, workload};
+use crate::{committed, history, model, rules, safety, tape, tier2, votes, watch, wgl, workload};
 use std::collections::BTreeSet;
 
 /// A seed of whole servers that is over soon.
@@ -23,6 +23,7 @@ const CONTROLS: &[(&str, fn())] = &[
     ("programs", workload::self_check),
     ("votes", votes::self_check),
     ("members' promises", safety::self_check),
+    ("committed", committed::self_check),
     ("picture", html::self_check),
     ("ledger", ledger::self_check),
     ("same history", board::self_check),

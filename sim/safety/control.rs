@@ -95,7 +95,7 @@ fn leaders(a: &Entry) {
     });
     control("leader-completeness", |spoilt| {
         let mut safety = three(&ALL, a);
-        safety.on_apply(A, G, std::slice::from_ref(a))?;
+        safety.on_apply(A, G, Term(1), std::slice::from_ref(a))?;
         safety.on_status(2, B, G, &said(2, true, 0, if spoilt { 0 } else { 1 }))
     });
     control("committed-by-quorum", |spoilt| {
@@ -115,25 +115,25 @@ fn logs(a: &Entry) {
     });
     control("committed-immutable", |spoilt| {
         let mut safety = three(&ALL, a);
-        safety.on_apply(A, G, std::slice::from_ref(a))?;
+        safety.on_apply(A, G, Term(1), std::slice::from_ref(a))?;
         safety.on_append(B, G, &[entry(if spoilt { 2 } else { 1 }, 1, "a")])
     });
     control("committed-is-durable", |spoilt| {
         let have: &[NodeId] = if spoilt { &[A] } else { &[A, B] };
-        three(have, a).on_apply(A, G, std::slice::from_ref(a)).map(drop)
+        three(have, a).on_apply(A, G, Term(1), std::slice::from_ref(a)).map(drop)
     });
     control("applied-is-durable-here", |spoilt| {
         let have: &[NodeId] = if spoilt { &[B, C] } else { &[A, B] };
-        three(have, a).on_apply(A, G, std::slice::from_ref(a)).map(drop)
+        three(have, a).on_apply(A, G, Term(1), std::slice::from_ref(a)).map(drop)
     });
     control("state-machine-safety", |spoilt| {
         let mut safety = three(&ALL, a);
-        safety.on_apply(A, G, std::slice::from_ref(a))?;
-        safety.on_apply(B, G, &[entry(1, 1, other(spoilt))]).map(drop)
+        safety.on_apply(A, G, Term(1), std::slice::from_ref(a))?;
+        safety.on_apply(B, G, Term(1), &[entry(1, 1, other(spoilt))]).map(drop)
     });
     control("commit-gap", |spoilt| {
         let entry = entry(1, if spoilt { 2 } else { 1 }, "a");
-        three(&ALL, &entry).on_apply(A, G, std::slice::from_ref(&entry)).map(drop)
+        three(&ALL, &entry).on_apply(A, G, Term(1), std::slice::from_ref(&entry)).map(drop)
     });
     control("state-equality", |spoilt| {
         let mut safety = Safety::new(1, &ALL);

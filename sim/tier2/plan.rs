@@ -33,7 +33,7 @@ pub fn plan(seed: &Seed) -> Plan {
     plan.groups = 1;
     // Programs and questions about leases and alarms are tier 1's: clients here have one call at a
     // time and remember no more than what it answered.
-    for kind in [OpKind::Program, OpKind::Alarm, OpKind::LeaseTtl, OpKind::Leases] {
+    for kind in [OpKind::Program, OpKind::Alarm, OpKind::LeaseTtl, OpKind::Leases, OpKind::Users] {
         plan.ops.insert(kind, 0);
     }
     plan.quota_bytes = 0;

@@ -218,11 +218,12 @@ pub fn data(story: &Story, now_us: u64, last: &Last) -> String {
     let nodes: Vec<String> = last.nodes.iter().map(|n| quoted(&n.to_string())).collect();
     let texts: Vec<String> = sheet.texts.all.iter().map(|t| quoted(t)).collect();
     format!(
-        "{{\"end\":{now_us},\"nodes\":[{}],\"clients\":{},\"groups\":{},\"election\":{},\
+        "{{\"end\":{now_us},\"nodes\":[{}],\"clients\":{},\"watchers\":{},\"groups\":{},\"election\":{},\
          \"leftOut\":{left_out},\n\"replicas\":[{}],\n\"committed\":[{}],\n\"bars\":[{}],\n\
          \"events\":[\n{}\n],\n\"texts\":[\n{}\n]}}",
         nodes.join(","),
         last.clients,
+        last.watchers,
         last.groups,
         last.election_us,
         replicas.join(","),

@@ -64,7 +64,6 @@ impl Trace {
     }
 
     /// Something that a client saw at one moment: an event of a watch, a change of member.
-    #[allow(dead_code, reason = "for streams that outlive one call, which no client has yet")]
     pub fn client(&mut self, now_us: u64, c: usize, line: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
             story.push(now_us, What::Client { c, text: line() });

@@ -194,7 +194,9 @@ impl LogTerms {
 #[derive(Clone, Debug, Default)]
 pub struct Last {
     pub nodes: Vec<NodeId>,
+    /// Lanes of clients, those of watchers last.
     pub clients: usize,
+    pub watchers: usize,
     pub groups: u64,
     pub election_us: u64,
     pub replicas: Vec<LastReplica>,

@@ -5,11 +5,12 @@ use crate::history::{Answer, Call};
 use bytes::Bytes;
 use quorate::codec::command::decode_proposal;
 use quorate::multiraft::NodeMessage;
+use quorate::mvcc::watch::WatchOut;
 use quorate::types::command::{
     Compare, CompareResult, CompareTarget, PutRequest, RangeRequest, RequestOp, SortOrder,
     TxnRequest,
 };
-use quorate::types::reply::{KeyValue, RangeReply, Reply, ReplyOp, TxnReply};
+use quorate::types::reply::{EventKind, KeyValue, RangeReply, Reply, ReplyOp, TxnReply};
 use quorate::types::{
     Command, Entry, EntryKind, KeyRange, LeaseId, LogIndex, Message, MessageBody, NodeId,
 };
@@ -342,4 +343,25 @@ pub fn records(records: &[Record]) -> String {
         })
         .collect();
     each.join("; ")
+}
+
+/// What a watch stream brings.
+pub fn watched(out: &WatchOut) -> String {
+    match out {
+        WatchOut::Created { watch_id, revision } => format!("#{watch_id} created at {revision}"),
+        WatchOut::Refused { reason, .. } => format!("refused: {reason:?}"),
+        WatchOut::Canceled { watch_id, compact_revision: Some(at), .. } => {
+            format!("#{watch_id} canceled, compacted at {at}")
+        }
+        WatchOut::Canceled { watch_id, .. } => format!("#{watch_id} canceled"),
+        WatchOut::Progress { watch_id, revision } => format!("#{watch_id} progress to {revision}"),
+        WatchOut::Events { watch_id, batches, .. } => {
+            let each = batches.iter().flat_map(|refs| refs.iter()).map(|event| {
+                let kind = if event.kind == EventKind::Put { "put" } else { "delete" };
+                let key = String::from_utf8_lossy(&event.kv.key);
+                format!("{kind} {key} @{}", event.kv.mod_revision)
+            });
+            format!("#{watch_id} {}", each.collect::<Vec<_>>().join(", "))
+        }
+    }
 }

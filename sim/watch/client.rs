@@ -403,6 +403,12 @@ impl Watcher {
         Ok(())
     }
 
+    /// The next revision of each watch, for the picture.
+    pub fn resumes_at(&self) -> Vec<i64> {
+        let next = |watch: &Watch| if watch.begun { watch.wanted.next } else { watch.start };
+        self.watches.iter().flatten().map(next).collect()
+    }
+
     /// Whether everything committed has been told to every watch.
     pub fn is_current(&mut self, model: &Model) -> bool {
         let end = model.revision() + 1;

@@ -17,6 +17,7 @@ use crate::seed;
 use bytes::Bytes;
 use keepers::Keeper;
 use programs::{PROGRAM_LEASES, Running};
+use quorate::types::auth::{AuthCommand, Permission, PermissionKind};
 use quorate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, CompactRequest, DeleteRangeRequest, RangeRequest,
     RequestOp, TxnRequest,
@@ -225,6 +226,7 @@ impl Client {
             OpKind::LeaseTtl => Call::LeaseTtl(lease(self)),
             OpKind::Leases => Call::Leases,
             OpKind::Alarm => Call::Write(Command::Alarm(self.alarm(plan))),
+            OpKind::Users => Call::Write(Command::Auth(self.users(plan))),
             OpKind::Program => unreachable!("handled above"),
             OpKind::LeasePut => {
                 let mut put = self.put(plan);
@@ -252,6 +254,36 @@ impl Client {
             put.value = self.value(plan);
         }
         call
+    }
+
+    /// Few names, so that most of it meets something. Users never come to count: whoever is told
+    /// to let them is refused, for root never has its role.
+    fn users(&mut self, plan: &Plan) -> AuthCommand {
+        let user = ["", "root", "alice", "bob"][self.rng.below(4) as usize].to_owned();
+        let role = ["", "reader", "writer"][self.rng.below(3) as usize].to_owned();
+        let hash = Bytes::from(format!("hash-{}-{}", self.id, self.nth));
+        match self.rng.below(14) {
+            0 => AuthCommand::Enable,
+            1 => AuthCommand::Disable,
+            2 => AuthCommand::Authenticate { user, token_prefix: format!("t{}", self.nth) },
+            3 | 4 => {
+                let password_hash = self.rng.chance(3, 4).then_some(hash);
+                AuthCommand::UserAdd { user, password_hash }
+            }
+            5 => AuthCommand::UserDelete { user },
+            6 => AuthCommand::UserChangePassword { user, password_hash: hash },
+            7 => AuthCommand::UserGrantRole { user, role },
+            8 => AuthCommand::UserRevokeRole { user, role },
+            9 | 10 => AuthCommand::RoleAdd { role },
+            11 => AuthCommand::RoleDelete { role },
+            12 => {
+                let kind = [PermissionKind::Read, PermissionKind::Write, PermissionKind::ReadWrite]
+                    [self.rng.below(3) as usize];
+                let permission = Permission { kind, range: self.range(plan) };
+                AuthCommand::RoleGrantPermission { role, permission }
+            }
+            _ => AuthCommand::RoleRevokePermission { role, range: self.range(plan) },
+        }
     }
 
     /// Alarms are raised now and then, looked at, and put down again more often than raised.

@@ -46,6 +46,11 @@ impl Clock {
         us * 1_000_000 / (1_000_000 + self.drift_ppm) as u64
     }
 
+    /// For the picture.
+    pub fn words(&self) -> String {
+        format!("clock from {} s, {:+} ppm", self.offset_us / SECOND, self.drift_ppm)
+    }
+
     pub fn drifts(&self) -> bool {
         self.drift_ppm != 0
     }

@@ -104,6 +104,12 @@ impl World {
             "member {m} group {group} at {index}: (revision, compacted, alarms) {numbers:?}, \
              expected {expected:?}"
         );
+        let (users, expected) = (live.users(group), model.users());
+        ensure!(
+            users == expected,
+            "replica-content",
+            "member {m} group {group} at {index}: users and roles {users:?}, expected {expected:?}"
+        );
         Ok(())
     }
 

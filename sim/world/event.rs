@@ -25,6 +25,8 @@ pub struct Way {
     pub stream: u64,
     /// The data directory of the process that sent it, and whether that is a wiped one.
     pub sender: (Incarnation, bool),
+    /// The process that sent it.
+    pub sent_by: Process,
 }
 
 pub enum Event {

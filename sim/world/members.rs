@@ -15,7 +15,7 @@ use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::Role;
-use quorate::types::{ClusterId, Entry, EntryKind, GroupId, NodeId, StorageError};
+use quorate::types::{ClusterId, Entry, EntryKind, GroupId, NodeId, StorageError, Term};
 use quorate::wal::Record;
 
 /// How often a member looks after watchers that no event wakes, as in production.
@@ -71,7 +71,8 @@ impl World {
         let damaged = slot.damaged.is_some();
         slot.live = Some(live);
         slot.condition = Condition::Up;
-        self.note(|| format!("{m} boots as process {process}"));
+        let clock = self.slots[m].clock;
+        self.note(|| format!("{m} boots as process {process}, {}", clock.words()));
         self.trace.word(process);
         let there = self.live(m).applier.store().checkpoint();
         let there = there + u64::from(is_spoilt("recovered-not-durable"));
@@ -239,7 +240,10 @@ impl World {
             let fresh = if self.slots[m].wiped {
                 return broken!("wiped-applies", format!("{node} was wiped and applies entries"));
             } else {
-                self.safety.on_apply(node, job.group, &job.entries)?
+                // Of a group that is just being dropped nothing is known.
+                let said = self.live(m).said(job.group);
+                let term = said.map_or(Term(u64::MAX), |said| said.term);
+                self.safety.on_apply(node, job.group, term, &job.entries)?
             };
             for entry in fresh {
                 let proposal = match entry.kind {

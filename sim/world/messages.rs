@@ -75,7 +75,7 @@ impl World {
             let what = what.clone();
             let (copy, stream, at) = (flight.copy, flight.stream, flight.arrives_us);
             let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
-            let way = Way { from, to, receiver, copy, told, stream, sender };
+            let way = Way { from, to, receiver, copy, told, stream, sender, sent_by: p };
             self.at(at, Event::Arrive { way, what });
         }
         Ok(())
@@ -88,7 +88,7 @@ impl World {
     }
 
     pub(super) fn arrive(&mut self, way: Way, what: &Rc<NodeMessage>) -> Checked {
-        let Way { from, to, receiver, copy, told, stream, sender } = way;
+        let Way { from, to, receiver, copy, told, stream, sender, sent_by } = way;
         self.trace.word((from * SLOTS_MAX + to) as u64);
         let slot = &self.slots[to];
         if slot.live.is_none() {
@@ -107,6 +107,14 @@ impl World {
             return Ok(());
         }
         if copy != Some(Fault::LateReplay) && receiver != slot.process {
+            self.trace.met(told, self.now_us, Fate::Reset);
+            return Ok(());
+        }
+        // Heartbeats of a leader that is down, over and over for seconds, are as good as a leader
+        // that lives and cannot hear: nobody could tell, so nobody else would be elected. What is
+        // promised of a phase is promised without them.
+        let is_ghost = self.slots[from].live.is_none() || self.slots[from].process != sent_by;
+        if copy == Some(Fault::LateReplay) && is_ghost && (self.phase.is_some() || !self.acting) {
             self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }

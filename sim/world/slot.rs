@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Members of one seed at most, those that were removed included. The network has links for all.
-pub const SLOTS_MAX: usize = 9;
+pub const SLOTS_MAX: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {

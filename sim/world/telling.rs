@@ -2,6 +2,7 @@
 //! lane is about to do, and the cluster at the end. Read only, and only while somebody looks.
 
 use super::World;
+use super::clock;
 use super::slot::{Condition, Gone};
 use crate::chaos::Phase;
 use crate::faults::Fault;
@@ -23,6 +24,11 @@ impl World {
                 out.push(one("down", m));
             } else if slot.paused_until_us > self.now_us {
                 out.push(one(slot.paused_by.name(), m));
+            }
+            if slot.live.is_some() && slot.clock.drifts() {
+                out.push(one(clock::drift_fault(&self.plan).name(), m));
+            } else if slot.live.is_some() && self.plan.on(Fault::ClockOffset) {
+                out.push(one(Fault::ClockOffset.name(), m));
             }
             if slot.starved_until_us > self.now_us {
                 out.push(one(Fault::TickStarvation.name(), m));
@@ -131,7 +137,8 @@ impl World {
     pub(super) fn last(&self) -> Last {
         let mut last = Last {
             nodes: self.slots.iter().map(|s| s.node).collect(),
-            clients: self.clients.len(),
+            clients: self.clients.len() + self.watchers.len(),
+            watchers: self.watchers.len(),
             groups: self.groups().last().map_or(1, |group| group.0),
             election_us: self.plan.election_us(),
             ..Last::default()

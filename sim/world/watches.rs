@@ -12,6 +12,7 @@ use super::slot::Condition;
 use crate::plan::MS;
 use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
+use crate::trace::words;
 use crate::watch::{Ask, Next, handed_out};
 use quorate::mvcc::ReadError;
 use quorate::mvcc::watch::{StreamId, WatchOut};
@@ -126,10 +127,16 @@ impl World {
             Next::Nothing => {}
             Next::Ask(ask) => self.send_ask(stream, ask),
             Next::Leave => {
-                self.note(|| format!("watcher {w} leaves stream {stream}"));
+                self.tell_watcher(w, || format!("leaves stream {stream}"));
                 self.leave(w, stream);
             }
         }
+    }
+
+    /// A mark in the watcher's lane, which comes behind those of the clients.
+    fn tell_watcher(&mut self, w: usize, line: impl FnOnce() -> String) {
+        let lane = self.clients.len() + w;
+        self.trace.client(self.now_us, lane, || format!("watcher {w} {}", line()));
     }
 
     /// The client's end of a stream is gone; the member's may live on for a while.
@@ -160,7 +167,8 @@ impl World {
         let waker = room.open(StreamId(id));
         self.next_stream += 1;
         let p = self.slots[m].process;
-        self.note(|| format!("watcher {w} opens stream {id} to {m} group {group}"));
+        let resumed = self.watchers[w].resumes_at();
+        self.tell_watcher(w, || format!("stream {id} to {m} group {group}, from {resumed:?}"));
         self.streams.insert(
             id,
             Stream {
@@ -347,7 +355,9 @@ impl World {
             return Ok(());
         }
         self.trace.word(id);
-        self.trace.note(self.now_us, || format!("watcher {w} stream {id} is told {outs:?}"));
+        for out in outs {
+            self.tell_watcher(w, || format!("stream {id}: {}", words::watched(out)));
+        }
         let mut again = Vec::new();
         let model = self.history.model(group);
         for out in outs {
@@ -387,6 +397,7 @@ impl World {
         let Some(open) = self.streams.get(&stream) else { return };
         let w = open.w;
         if self.watchers[w].stream == Some(stream) {
+            self.tell_watcher(w, || format!("stream {stream} is broken"));
             self.leave(w, stream);
         }
     }

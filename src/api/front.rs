@@ -5,6 +5,7 @@
 //! says which, and a put pays for nothing else. What is not gRPC goes to `http`.
 
 use super::caller::{self, Credentials};
+use super::checks::Checks;
 use super::election::ElectionService;
 use super::errors;
 use super::health::HealthService;
@@ -225,6 +226,7 @@ impl Front {
         let found = rpcs::find(path);
         let call = found.map(|rpc| {
             services.counters.start(rpc);
+            services.counters.client(rpc, request.headers().get("client-api-version"));
             Call { rpc, counters: services.counters.clone(), is_over: false }
         });
         let inner = match services.admit(found, path, request.headers()) {
@@ -240,6 +242,10 @@ impl Front {
     /// Every serving thread's.
     pub fn shards(&self) -> &[Arc<Counters>] {
         &self.0.shards
+    }
+    /// Every serving thread's together.
+    pub fn checks(&self) -> &Checks {
+        &self.0.counters.checks
     }
     /// The bound on a message that is received.
     pub fn message_bytes_max(&self) -> usize {

@@ -4,12 +4,14 @@
 //! dashboards and alerts are written against them. What this server does not measure is left out
 //! rather than shown as zero, save where an alert would fire on the absence.
 
-use super::rpcs::{CODE_NAMES, Counters, RPCS, RpcCounts};
+use super::checks::Found;
+use super::rpcs::{self, CODE_NAMES, Counters, RPCS, RpcCounts};
 use crate::node::NodeHandle;
 use crate::node::handle::MemberStatus;
 use crate::types::command::AlarmKind;
 use crate::types::version::{API_VERSION, ETCD_VERSION};
 use crate::types::{GroupId, NodeId};
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,6 +96,8 @@ pub fn node(page: &mut Page, node: &NodeHandle) {
         );
         let keys = i64::try_from(view.live_keys()).unwrap_or(i64::MAX);
         gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
+        let auth_revision = i64::try_from(view.auth().revision()).unwrap_or(i64::MAX);
+        gauge("etcd_debugging_auth_revision", "The current revision of auth store.", auth_revision);
     }
     let watches = node.watch_counts(GroupId::ROOT);
     for (name, help, value) in [
@@ -108,9 +112,20 @@ pub fn node(page: &mut Page, node: &NodeHandle) {
             "Total number of unsynced slow watchers.",
             watches.unsynced,
         ),
+        (
+            "etcd_debugging_mvcc_pending_events_total",
+            "Total number of pending events to be sent.",
+            watches.pending_events,
+        ),
     ] {
         page.one(name, Type::Gauge, help, value);
     }
+    page.one(
+        "etcd_debugging_mvcc_events_total",
+        Type::Counter,
+        "Total number of events sent by this member.",
+        watches.events_sent,
+    );
     page.text.push_str(&node.metrics_text());
 }
 
@@ -251,6 +266,23 @@ pub fn grpc(page: &mut Page, shards: &[Arc<Counters>]) {
             page.value(name, &labels, count);
         }
     }
+    clients(page, shards);
+    let answered = |path: &str| -> u64 {
+        let rpc = rpcs::find(path).expect("an RPC of the table");
+        shards.iter().map(|s| s.rpcs[rpc].handled[0].load(Ordering::Relaxed)).sum()
+    };
+    page.one(
+        "etcd_mvcc_range_total",
+        Type::Counter,
+        "Total number of ranges seen by this member.",
+        answered("/etcdserverpb.KV/Range") + answered("/etcdserverpb.KV/RangeStream"),
+    );
+    page.one(
+        "etcd_server_learner_promote_successes",
+        Type::Counter,
+        "The total number of successful learner promotions while this member is asked.",
+        answered("/etcdserverpb.Cluster/MemberPromote"),
+    );
     let bytes = |of: fn(&Counters) -> &AtomicU64| -> u64 {
         shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
     };
@@ -266,6 +298,51 @@ pub fn grpc(page: &mut Page, shards: &[Arc<Counters>]) {
         "The total number of bytes sent to grpc clients.",
         bytes(|c| &c.bytes_sent),
     );
+}
+
+/// Requests by the version that clients speak.
+fn clients(page: &mut Page, shards: &[Arc<Counters>]) {
+    let name = "etcd_server_client_requests_total";
+    page.family(name, Type::Counter, "The total number of client requests per client version.");
+    for (at, kind) in ["unary", "stream"].into_iter().enumerate() {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for shard in shards {
+            for (version, count) in &shard.versions()[at] {
+                *sum.entry(version.clone()).or_default() += count;
+            }
+        }
+        for (version, count) in sum {
+            page.value(name, &[("type", kind), ("client_api_version", &version)], count);
+        }
+    }
+}
+
+/// What was asked of /health, /livez and /readyz, and how it went.
+pub fn checks(page: &mut Page, found: &Found) {
+    page.one(
+        "etcd_server_health_success",
+        Type::Counter,
+        "The total number of successful health checks.",
+        found.healthy,
+    );
+    page.one(
+        "etcd_server_health_failures",
+        Type::Counter,
+        "The total number of failed health checks.",
+        found.unhealthy,
+    );
+    let name = "etcd_server_healthcheck";
+    page.family(name, Type::Gauge, "The result of each kind of health check.");
+    for ((of, check), counts) in &found.checks {
+        page.value(name, &[("type", of), ("name", check)], u8::from(counts.is_good));
+    }
+    let name = "etcd_server_healthchecks_total";
+    page.family(name, Type::Counter, "The total number of each kind of health check.");
+    for ((of, check), counts) in &found.checks {
+        for (status, count) in [("success", counts.passed), ("error", counts.failed)] {
+            page.value(name, &[("type", of), ("name", check), ("status", status)], count);
+        }
+    }
 }
 
 fn labels<'a>(service: &'a str, method: &'a str, kind: &'a str) -> [(&'a str, &'a str); 3] {

@@ -9,10 +9,11 @@
 //! and texts), then a service, say `kv`.
 //!
 //! To add an RPC, touch: `proto/` (message and method), `convert` (both ways, with a round-trip
-//! test), the service's file, `rpcs::RPCS` (its name for the counters), `errors` if it can fail in
-//! a new way.
+//! test), the service's file, `rpcs::RPCS` (its name for the counters), `gateway::paths` (its JSON
+//! path), `errors` if it can fail in a new way.
 
 pub mod caller;
+pub mod checks;
 pub mod convert;
 mod downgrade;
 pub mod election;

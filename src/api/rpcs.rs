@@ -3,9 +3,12 @@
 //! Counters come in shards, one per serving thread, so that threads share no cache line on the
 //! hot path; whoever reads sums over the shards.
 
-use std::sync::Arc;
+use super::checks::Checks;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::Code;
+use tonic::codegen::http::HeaderValue;
 
 /// How messages flow; the names are grpc-prometheus' labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,16 +190,31 @@ pub struct Counters {
     pub rpcs: Vec<RpcCounts>,
     pub bytes_received: AtomicU64,
     pub bytes_sent: AtomicU64,
+    /// Requests by the version that clients say they speak: unary ones, then streams.
+    versions: Mutex<[BTreeMap<String, u64>; 2]>,
+    /// One for all shards: nobody checks often.
+    pub checks: Arc<Checks>,
 }
+
+/// The version of a client that does not say.
+const VERSION_UNKNOWN: &str = "unknown";
+/// Versions that are told apart: what clients say is theirs to choose, and is kept.
+const VERSIONS_MAX: usize = 32;
+/// `3.10.100` and some.
+const VERSION_BYTES_MAX: usize = 16;
 
 impl Counters {
     /// One shard for each serving thread.
     pub fn shards(threads: usize) -> Arc<[Arc<Counters>]> {
+        let checks = Arc::new(Checks::default());
         let shard = || {
+            let checks = checks.clone();
             Arc::new(Counters {
                 rpcs: RPCS.iter().map(|_| RpcCounts::default()).collect(),
                 bytes_received: AtomicU64::new(0),
                 bytes_sent: AtomicU64::new(0),
+                versions: Mutex::default(),
+                checks,
             })
         };
         (0..threads).map(|_| shard()).collect()
@@ -207,6 +225,25 @@ impl Counters {
         if RPCS[rpc].kind != Kind::BidiStream {
             add(&self.rpcs[rpc].received, 1);
         }
+    }
+    /// A request, and the version its client says it speaks.
+    pub fn client(&self, rpc: usize, version: Option<&HeaderValue>) {
+        let version = version.and_then(|version| version.to_str().ok());
+        let version = version.filter(|version| version.len() <= VERSION_BYTES_MAX);
+        let mut versions = self.versions();
+        let versions = &mut versions[usize::from(RPCS[rpc].kind != Kind::Unary)];
+        let mut version = version.unwrap_or(VERSION_UNKNOWN);
+        if versions.len() >= VERSIONS_MAX && !versions.contains_key(version) {
+            version = VERSION_UNKNOWN;
+        }
+        match versions.get_mut(version) {
+            Some(count) => *count += 1,
+            None => drop(versions.insert(version.to_string(), 1)),
+        }
+    }
+    /// How many requests came by the client's version: unary ones, then streams.
+    pub fn versions(&self) -> MutexGuard<'_, [BTreeMap<String, u64>; 2]> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub fn end(&self, rpc: usize, code: Code) {
         add(&self.rpcs[rpc].handled[code as usize], 1);

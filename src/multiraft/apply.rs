@@ -78,6 +78,10 @@ pub struct AppliedBatch {
     /// Watch events per revision, ascending.
     pub events: Vec<(i64, Vec<Event>)>,
     pub lease_changes: Vec<LeaseChange>,
+    /// Leases among them that ended by themselves.
+    pub leases_expired: u64,
+    /// How many commands of each name were applied, by success. For metrics alone.
+    pub commands: Vec<(&'static str, bool, u32)>,
     pub tokens: Vec<TokenChange>,
     /// A verdict for every configuration change among the entries.
     pub confs: Vec<(LogIndex, Option<ConfChange>)>,
@@ -269,6 +273,8 @@ impl Applier {
             results: batch.results,
             events: batch.events,
             lease_changes: batch.lease_changes,
+            leases_expired: batch.leases_expired,
+            commands: batch.commands,
             tokens: batch.tokens,
             confs: batch.confs,
             alarms,
@@ -314,10 +320,21 @@ struct Gathering {
     results: Vec<AppliedEntry>,
     events: Vec<(i64, Vec<Event>)>,
     lease_changes: Vec<LeaseChange>,
+    leases_expired: u64,
+    commands: Vec<(&'static str, bool, u32)>,
     tokens: Vec<TokenChange>,
     confs: Vec<(LogIndex, Option<ConfChange>)>,
     alarms_changed: bool,
     root_changed: bool,
+}
+
+impl Gathering {
+    fn count(&mut self, name: &'static str, is_ok: bool) {
+        match self.commands.iter_mut().find(|(n, ok, _)| *n == name && *ok == is_ok) {
+            Some((_, _, count)) => *count += 1,
+            None => self.commands.push((name, is_ok, 1)),
+        }
+    }
 }
 
 impl GroupState {
@@ -369,6 +386,10 @@ impl GroupState {
         }
         let at = ApplyContext { index: entry.index, term: entry.term };
         let applied = self.keyspace.apply_for(caller.as_ref(), &command, &at)?;
+        batch.count(command.name(), applied.reply.is_ok());
+        if let Command::LeaseRevoke { leader_term: Some(_), .. } = command {
+            batch.leases_expired += applied.lease_changes.len() as u64;
+        }
         for event in applied.events {
             let revision = event.kv.mod_revision;
             match batch.events.last_mut() {
@@ -609,6 +630,8 @@ impl Applier {
             results: Vec::new(),
             events: Vec::new(),
             lease_changes,
+            leases_expired: 0,
+            commands: Vec::new(),
             tokens: Vec::new(),
             confs: Vec::new(),
             alarms: Some(view.alarms(None)),

@@ -46,7 +46,8 @@ pub(super) struct Running {
 /// What a finished checkpoint means for the core.
 #[derive(Debug, Default)]
 pub struct CheckpointOutcome {
-    /// Per group what both valid metas hold: `Action::CheckpointDone`.
+    /// Per group that either of the two valid metas knows, what both hold:
+    /// `Action::CheckpointDone`.
     pub held: Vec<(GroupId, LogIndex)>,
     /// Installed snapshots that are durable now: `Action::SnapshotDurable` each, before `held`.
     pub durable: Vec<(GroupId, SnapshotMeta)>,
@@ -127,7 +128,13 @@ impl Applier {
         // What came in while it ran needs one of its own.
         self.wanted |= !self.owed.is_empty();
         let mut held = Vec::new();
-        for (group, bytes) in self.store.older_group_metas() {
+        let older = self.store.older_group_metas();
+        // The newest may know a group that the older one does not, and that is destroyed by now.
+        let newest = self.store.group_metas();
+        for &group in newest.keys().filter(|group| !older.contains_key(group)) {
+            held.push((group, LogIndex::ZERO));
+        }
+        for (group, bytes) in older {
             held.push((group, GroupMeta::decode(&bytes, &self.path)?.applied));
         }
         Ok(CheckpointOutcome { held, durable, pressure: self.pressure() })

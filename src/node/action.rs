@@ -114,7 +114,7 @@ pub enum Action {
         from: LogIndex,
         entries: Vec<Entry>,
     },
-    /// A checkpoint is durable; per group the index that both valid metas hold.
+    /// A checkpoint is durable; per group that either valid meta knows, the index that both hold.
     CheckpointDone {
         held: Vec<(GroupId, LogIndex)>,
         pressure: Pressure,

@@ -96,7 +96,7 @@ impl Core {
         self.out.pins.retain(|(pinned, _)| *pinned != group);
     }
 
-    /// A checkpoint is durable, and the older valid one holds exactly the groups of `held`.
+    /// A checkpoint is durable, and it or the older valid one holds the groups of `held`.
     pub(super) fn drop_logs(&mut self, held: &[(GroupId, LogIndex)]) {
         let free: Vec<GroupId> = self
             .doomed

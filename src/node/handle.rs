@@ -141,7 +141,8 @@ impl NodeHandle {
     }
     /// What the member's loops measure, in Prometheus' text form.
     pub fn metrics_text(&self) -> String {
-        self.shared.metrics.text()
+        let peers = self.shared.streams.get().map(|streams| streams.now()).unwrap_or_default();
+        self.shared.metrics.text(self.shared.node, &peers)
     }
 
     /// Queues `action` and waits for its answer. A full queue refuses at once.
@@ -207,7 +208,11 @@ impl NodeHandle {
         if self.slot(group).is_some_and(|slot| slot.alone.load(Ordering::Acquire)) {
             return Ok(());
         }
-        self.ask(|token| Action::Read { group, token }).await.map(drop)
+        let clock = &self.shared.io.clock;
+        let asked = clock.now();
+        let outcome = self.ask(|token| Action::Read { group, token }).await.map(drop);
+        self.shared.metrics.read_index(clock.now() - asked, outcome.is_ok());
+        outcome
     }
 
     /// The newest applied state of the group. `None` if this member has no replica of it.
@@ -289,7 +294,12 @@ impl NodeHandle {
     /// Renews a lease at the leader; 0 for an unknown or expired one, else its TTL in seconds.
     pub async fn keep_alive(&self, group: GroupId, lease: LeaseId) -> Result<i64, ApiError> {
         match self.ask(|token| Action::KeepAlive { group, token, lease }).await? {
-            Answer::KeptAlive { ttl_seconds } => Ok(ttl_seconds),
+            Answer::KeptAlive { ttl_seconds } => {
+                if ttl_seconds > 0 {
+                    self.shared.metrics.leases_renewed.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(ttl_seconds)
+            }
             other => unreachable!("a keepalive was answered with {other:?}"),
         }
     }

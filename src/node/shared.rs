@@ -7,6 +7,7 @@ use super::action::{Action, Answer, Token};
 use super::handle::RequestLimits;
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
+use super::streams::Streams;
 use super::tokens::Tokens;
 use super::watching::WatchRoom;
 use crate::io::Io;
@@ -17,7 +18,7 @@ use crate::types::map::Map;
 use crate::types::{ApiError, ClusterId, Entry, GroupId, LogIndex, NodeId, StorageError, Term};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// A lock whose data is never half-changed: a panic elsewhere does not matter here.
@@ -174,6 +175,8 @@ pub struct Shared {
     /// Bounds how many long computations run at once (`NodeHandle::compute`).
     pub computing: Semaphore,
     pub metrics: Metrics,
+    /// Set once peers are listened for.
+    pub streams: OnceLock<Arc<Streams>>,
     /// The configured election timeout; set when the loops start.
     pub election_ms: AtomicU64,
     pub observer: Option<Arc<dyn Observer>>,
@@ -209,6 +212,7 @@ impl Shared {
             computing: Semaphore::new(COMPUTING_MAX),
             tokens: Mutex::new(Tokens::new(limits.token_ttl_ms)),
             metrics: Metrics::default(),
+            streams: OnceLock::new(),
             election_ms: AtomicU64::new(1_000),
             observer: None,
             ended: Mutex::new(None),

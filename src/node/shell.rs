@@ -34,7 +34,7 @@ use crate::multiraft::snapshots::{
     InstallOutcome, InstallReady, InstallStep, Installer, Pin, SnapshotServer,
 };
 use crate::multiraft::turn::ApplyJob;
-use crate::multiraft::wire::SnapshotFetch;
+use crate::multiraft::wire::{NodeMessage, SnapshotFetch};
 use crate::types::reply::Reply;
 use crate::types::{GroupId, NodeId, StorageError};
 use crate::wal::Wal;
@@ -277,12 +277,15 @@ impl CoreTask {
             tracing::debug!(group = group.0, note = ?note, "raft");
         }
         if let Some(batch) = output.wal {
-            let began = self.shared.io.clock.now();
+            let clock = &self.shared.io.clock;
+            let metrics = &self.shared.metrics;
+            let began = clock.now();
             let before = self.wal.appended_bytes();
             self.wal.write(&batch.batch)?;
+            let written = clock.now();
             self.wal.sync()?;
-            let metrics = &self.shared.metrics;
-            metrics.wal_fsync.observe(self.shared.io.clock.now() - began);
+            metrics.wal_write.observe(written - began);
+            metrics.wal_fsync.observe(clock.now() - written);
             metrics.wal_bytes.fetch_add(self.wal.appended_bytes() - before, Ordering::Relaxed);
             self.core.handle(Action::Persisted { batch: batch.id });
         }
@@ -416,6 +419,7 @@ impl ApplierTask {
                 }
                 let began = self.shared.io.clock.now();
                 if let Some(batch) = self.applier.apply(job.group, &job.entries)? {
+                    self.shared.metrics.applied(&batch, self.shared.io.clock.now() - began);
                     self.applied(batch);
                 }
                 let took = self.shared.io.clock.now() - began;
@@ -430,6 +434,8 @@ impl ApplierTask {
             }
             ApplierJob::Pin { group, to } => match self.applier.pin(group)? {
                 Some(pin) => {
+                    let now = self.shared.io.clock.now();
+                    self.shared.metrics.snapshot_send_begun(group, to, now);
                     let meta = pin.meta.clone();
                     // Offered before the follower can hear of it.
                     self.background.send(BackgroundJob::Offer(pin));
@@ -439,9 +445,12 @@ impl ApplierTask {
             },
             ApplierJob::Install(ready) => {
                 let (group, meta) = (ready.group, ready.meta.clone());
-                match self.applier.install(*ready)? {
+                let applies = &self.shared.metrics.snapshot_applies;
+                applies.store(1, Ordering::Relaxed);
+                let installed = self.applier.install(*ready)?;
+                applies.store(0, Ordering::Relaxed);
+                match installed {
                     Some(batch) => {
-                        self.shared.metrics.snapshots_installed.fetch_add(1, Ordering::Relaxed);
                         tracing::info!(
                             group = group.0,
                             index = meta.index.0,
@@ -590,18 +599,45 @@ impl BackgroundTask {
             BackgroundJob::Offer(pin) => self.server.offer(pin),
             BackgroundJob::Serve { to, fetch } => {
                 let message = self.server.serve(&fetch)?;
+                let (metrics, now) = (&self.shared.metrics, self.shared.io.clock.now());
+                match &message {
+                    NodeMessage::SnapshotChunk(chunk) if chunk.last => {
+                        metrics.snapshot_send_ended(fetch.group, to, now, true);
+                    }
+                    NodeMessage::SnapshotGone { .. } => {
+                        metrics.snapshot_send_ended(fetch.group, to, now, false);
+                    }
+                    _ => {}
+                }
                 self.streams.send_bulk(to, message);
             }
-            BackgroundJob::Install(step) => match self.installer.step(step)? {
-                InstallOutcome::Nothing => {}
-                InstallOutcome::Taken(taken) => {
-                    self.shared.core.send(Action::ChunkInstalled(taken))
-                }
-                InstallOutcome::Ready(ready) => self.applier.send(ApplierJob::Install(ready)),
-            },
+            BackgroundJob::Install(step) => self.install(step)?,
             BackgroundJob::Stop => return Ok(true),
         }
         Ok(false)
+    }
+}
+
+impl BackgroundTask {
+    fn install(&mut self, step: InstallStep) -> Result<(), StorageError> {
+        let (metrics, now) = (&self.shared.metrics, self.shared.io.clock.now());
+        match &step {
+            InstallStep::Begin { group, .. } => {
+                // It comes from whoever led when it was offered; a leader that has changed since
+                // then only mislabels a figure.
+                let from = self.shared.groups.get(group).map(|slot| slot.leader());
+                metrics.snapshot_receive_begun(*group, from.unwrap_or_default(), now);
+            }
+            InstallStep::Abort { group } => metrics.snapshot_receive_ended(*group, now, false),
+            InstallStep::Finish { group } => metrics.snapshot_receive_ended(*group, now, true),
+            InstallStep::Chunk(_) => {}
+        }
+        match self.installer.step(step)? {
+            InstallOutcome::Nothing => {}
+            InstallOutcome::Taken(taken) => self.shared.core.send(Action::ChunkInstalled(taken)),
+            InstallOutcome::Ready(ready) => self.applier.send(ApplierJob::Install(ready)),
+        }
+        Ok(())
     }
 }
 

@@ -117,6 +117,7 @@ pub async fn open(
         .start(io.clone(), local, config.listen_peers, &shared)
         .await
         .map_err(OpenError::Peers)?;
+    let _ = shared.streams.set(streams.clone());
     Ok(shell::start(shared, member, streams, config.checkpoint_entries.max(1)))
 }
 

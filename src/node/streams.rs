@@ -6,13 +6,13 @@
 //! far behind has its disk to thank for it, and more memory would not help.
 
 use super::action::{Action, Refusal as CoreRefusal};
+use super::metrics::PeerNow;
 use super::shared::{Ended, Shared, lock};
 use crate::io::Io;
 use crate::multiraft::root::RootState;
 use crate::multiraft::wire::NodeMessage;
 use crate::transport::{
-    LocalIdentity, PeerBook, PeerCounters, PeerEvent, PeerFrame, Peers, Refusal, RefusedBy,
-    StartError,
+    LocalIdentity, PeerBook, PeerEvent, PeerFrame, Peers, Refusal, RefusedBy, StartError,
 };
 use crate::types::{Incarnation, NodeId};
 use bytes::{Bytes, BytesMut};
@@ -103,6 +103,9 @@ impl Streams {
         for id in gone {
             peers.remove_peer(id);
             known.remove(&id);
+            if let Some(shared) = self.shared.get().and_then(Weak::upgrade) {
+                shared.metrics.forget(id);
+            }
         }
     }
 
@@ -137,8 +140,11 @@ impl Streams {
     pub fn round_trip(&self, peer: NodeId) -> Option<Duration> {
         self.peers()?.rtt(peer)
     }
-    pub fn counters(&self) -> BTreeMap<NodeId, PeerCounters> {
-        self.peers().map(Peers::counters).unwrap_or_default()
+    /// Every peer as the transport sees it.
+    pub fn now(&self) -> BTreeMap<NodeId, PeerNow> {
+        let Some(peers) = self.peers() else { return BTreeMap::new() };
+        let counters = peers.counters().into_iter();
+        counters.map(|(id, counters)| (id, PeerNow { counters, is_up: peers.is_up(id) })).collect()
     }
     pub fn stop(&self) {
         if let Some(peers) = self.peers() {
@@ -176,11 +182,13 @@ impl Streams {
             }
             PeerEvent::Down { peer } => {
                 tracing::warn!("remote-peer-id" = %peer, "peer became inactive");
+                shared.metrics.disconnected(peer);
                 shared.core.send(Action::PeerDown { peer });
             }
             PeerEvent::Unreachable { peer } | PeerEvent::BulkLost { peer } => {
                 shared.core.send(Action::Unreachable { peer });
             }
+            PeerEvent::RoundTrip { peer, took } => shared.metrics.round_trip(peer, took),
             PeerEvent::Met { peer, peer_urls } => {
                 if let Some(peers) = self.peers() {
                     let addrs: Vec<String> =

@@ -354,12 +354,18 @@ impl Replica {
     // ------------------------------------------------------------------------------ elections
 
     fn become_follower(&mut self, term: Term, leader: NodeId, fx: &mut Effects) {
+        // A newer term alone is no reason to be patient: only a leader is, or a vote given (paper
+        // 5.2). Else candidates that cannot win hold back the one that can, with every term anew.
+        let leads = matches!(self.state, State::Leader(_));
+        let waits_on = term > self.core.term() && leader.is_none() && !leads;
         if term > self.core.term() {
             self.core.set_term(term, fx);
         }
         assert_ne!(leader, self.core.id(), "following oneself");
         self.leave_role(State::Follower(Follower::default()), leader, fx);
-        self.core.reset_election_timer();
+        if !waits_on {
+            self.core.reset_election_timer();
+        }
     }
 
     /// Gives up what the role held, and enters `next` under `leader`.

@@ -258,6 +258,7 @@ async fn listen(
             Ok(PeerFrame::Pong(at)) if kind == StreamKind::Messages => {
                 let rtt = clock.now().since(Mono(at));
                 peer.rtt_nanos.store(u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+                (ctx.sink)(PeerEvent::RoundTrip { peer: peer.id, took: rtt });
             }
             Ok(PeerFrame::Pong(_)) => {}
             Ok(_) => return StreamError::Ended("a frame on the way back that is no pong"),

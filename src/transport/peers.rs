@@ -39,6 +39,11 @@ pub enum PeerEvent {
         by: RefusedBy,
         refusal: Refusal,
     },
+    /// A ping has come back. About once a second while a stream is up.
+    RoundTrip {
+        peer: NodeId,
+        took: Duration,
+    },
     /// Something sent to the peer was dropped: no stream, or a full queue. Once per burst.
     Unreachable {
         peer: NodeId,

@@ -85,6 +85,26 @@ pub enum AuthCommand {
     },
 }
 
+impl AuthCommand {
+    /// See `Command::name`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            AuthCommand::Enable => "AuthEnable",
+            AuthCommand::Disable => "AuthDisable",
+            AuthCommand::Authenticate { .. } => "Authenticate",
+            AuthCommand::UserAdd { .. } => "AuthUserAdd",
+            AuthCommand::UserDelete { .. } => "AuthUserDelete",
+            AuthCommand::UserChangePassword { .. } => "AuthUserChangePassword",
+            AuthCommand::UserGrantRole { .. } => "AuthUserGrantRole",
+            AuthCommand::UserRevokeRole { .. } => "AuthUserRevokeRole",
+            AuthCommand::RoleAdd { .. } => "AuthRoleAdd",
+            AuthCommand::RoleDelete { .. } => "AuthRoleDelete",
+            AuthCommand::RoleGrantPermission { .. } => "AuthRoleGrantPermission",
+            AuthCommand::RoleRevokePermission { .. } => "AuthRoleRevokePermission",
+        }
+    }
+}
+
 /// What members must do about the tokens they remember.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenChange {

@@ -61,6 +61,27 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The operation's name, for whoever counts: etcd's, where it has one.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Put(_) => "Put",
+            Command::DeleteRange(_) => "DeleteRange",
+            Command::Txn(_) => "Txn",
+            Command::Compact(_) => "Compaction",
+            Command::LeaseGrant { .. } => "LeaseGrant",
+            Command::LeaseRevoke { .. } => "LeaseRevoke",
+            Command::LeaseCheckpoint { .. } => "LeaseCheckpoint",
+            Command::Alarm(_) => "Alarm",
+            Command::PublishMember { .. } => "ClusterMemberAttrSet",
+            Command::CreateGroup => "CreateGroup",
+            Command::DestroyGroup { .. } => "DestroyGroup",
+            Command::Auth(command) => command.name(),
+            Command::SetDowngrade { .. } => "DowngradeInfoSet",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PutRequest {
     pub key: Bytes,

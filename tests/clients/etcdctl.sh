@@ -257,6 +257,9 @@ members() {
   start_joining "$MEMBERS_DIR" "$n" "${ports[0]}" "${ports[1]}" "${cluster/joiner=/m$n=}"
   learner_serves() { at "127.0.0.1:${ports[0]}" get foo --consistency=s; }
   until_true 30 learner_serves
+  # It serves a moment before it has applied its own addition, and only then knows what it is.
+  knows_itself() { at "127.0.0.1:${ports[0]}" endpoint status -w json | grep '"isLearner":true'; }
+  until_true 30 knows_itself
   refused 'etcdserver: rpc not supported for learner' at "127.0.0.1:${ports[0]}" put no x
   has "$(ctl member list | grep "^$id")" 'true'
   until_true 30 ctl member promote "$id"

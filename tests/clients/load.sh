@@ -4,7 +4,8 @@
 #   tests/clients/load.sh watch  [--rate 3000] [--seconds 30] [--watchers 10000] [--kills 3] ...
 #   tests/clients/load.sh leases [--count 100000] [--ttl 60] [--kills 2] ...
 #
-# Every option: rust/src/load/main.rs. SERVER=/usr/bin/etcd runs it against another server.
+# Every option: rust/src/load/main.rs. SERVER names another Quorate; etcd is not possible yet: it sends
+# a stream's headers with its first message, and the program waits for them before it asks.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD

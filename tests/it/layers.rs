@@ -352,7 +352,7 @@ fn the_rules_bite() {
     assert_eq!(named, ["btree", "raft", "wal", "node"]);
     let rooms = layers();
     let layer = |name: &str| rooms.iter().find(|(room, _)| room == name).map(|(_, l)| *l);
-    assert_eq!((layer("types"), layer("raft"), layer("cli")), (Some(0), Some(2), Some(8)));
+    assert_eq!((layer("types"), layer("raft"), layer("cli")), (Some(0), Some(2), Some(9)));
     assert_eq!(layer("wal"), layer("btree"));
 }
 

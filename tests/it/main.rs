@@ -16,6 +16,7 @@ mod etcdctl;
 mod failures;
 mod gateway;
 mod harness;
+mod http;
 mod layers;
 mod membership;
 mod recipes;

@@ -87,6 +87,12 @@ fn started(ctl: &Etcdctl, count: usize) {
     }
 }
 
+/// SIGTERM; etcd then dies of the signal, Quorate ends well.
+fn stop(member: &mut Member) {
+    let (status, _) = member.terminate();
+    assert!(status.success() || !is_quorate(), "{status:?}");
+}
+
 fn fails(ran: &Ran, text: &str) {
     assert_ne!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains(text), "expected {text:?}, got {ran:?}");
@@ -151,9 +157,9 @@ fn a_cluster_grows_and_its_members_are_replaced() {
     // The lost one comes back with its old data: it is told that it is no member any more.
     cluster.members[third].start();
     let status = cluster.members[third].wait_end(PATIENCE);
-    assert!(!status.success(), "{status:?}");
-    let log = cluster.members[third].log_text();
     if is_quorate() {
+        assert!(!status.success(), "{status:?}");
+        let log = cluster.members[third].log_text();
         assert!(log.contains("this member has been removed from the cluster"), "{log}");
     }
     // With an empty directory and a new id it is welcome.
@@ -172,8 +178,7 @@ fn a_cluster_grows_and_its_members_are_replaced() {
         [("existing", "m4=http://127.0.0.1:9"), ("new", "m4=http://127.0.0.1:9")]
     {
         let member = &mut cluster.members[fourth];
-        let (status, _) = member.terminate();
-        assert!(status.success(), "{status:?}");
+        stop(member);
         member.set_flag("--initial-cluster-state", state);
         member.set_flag("--initial-cluster", initial);
         member.start();
@@ -227,15 +232,13 @@ fn learners_are_added_promoted_and_moved() {
     here.ok(&["put", "l/2", "two"]);
 
     // Its peer URL moves: the cluster is told first, then it starts elsewhere.
-    let (status, _) = cluster.members[learner].terminate();
-    assert!(status.success(), "{status:?}");
+    stop(&mut cluster.members[learner]);
     cluster.members[learner].start();
     serves(&cluster.members[learner]);
     let url = format!("http://127.0.0.1:{}", free_port());
     let told = ctl.ok(&["member", "update", &id, &format!("--peer-urls={url}")]);
     assert!(told.contains(&format!("Member {id} updated in cluster ")), "{told}");
-    let rows = list(&ctl);
-    assert!(rows.iter().any(|row| row[0] == id && row[3] == url), "{rows:?}");
+    // Until it is there it cannot be reached, and of two voters both are needed.
     let member = &mut cluster.members[learner];
     member.kill();
     member.set_flag("--listen-peer-urls", &url);
@@ -243,6 +246,8 @@ fn learners_are_added_promoted_and_moved() {
     member.start();
     serves(member);
     assert_eq!(here.ok(&["get", "l/2"]), "l/2\ntwo\n");
+    let rows = list(&ctl);
+    assert!(rows.iter().any(|row| row[0] == id && row[3] == url), "{rows:?}");
 }
 
 #[test]
@@ -280,8 +285,9 @@ fn leaders_move_and_are_removed() {
         assert_eq!(header.expect("to itself is fine").header, None);
     });
 
-    // The leader goes by its own hand, once it has been connected for long enough.
-    let ctl = ctl_of(all[next]);
+    // The leader goes by its own hand, once it has been connected for long enough; or, where it may
+    // end before it has answered (etcd), by another's.
+    let ctl = ctl_of(all[if is_quorate() { next } else { first }]);
     once_healthy(&ctl, &["member", "remove", &target]);
     let status = cluster.members[next].wait_end(PATIENCE);
     if is_quorate() {
@@ -339,7 +345,10 @@ fn every_refusal_has_etcds_code_and_text() {
                 assert_eq!(said(client.add(bad, false).await), invalid, "{bad:?}");
                 assert_eq!(said(client.add(bad, true).await), invalid, "{bad:?}");
             }
-            assert_eq!(said(client.update(members[0].id, &["nonsense"]).await), invalid);
+            // etcd's server takes it, and panics.
+            if is_quorate() {
+                assert_eq!(said(client.update(members[0].id, &["nonsense"]).await), invalid);
+            }
             assert_eq!(said(client.remove(0xdead).await), absent);
             assert_eq!(said(client.promote(0xdead).await), absent);
             assert_eq!(said(client.update(0xdead, &["http://127.0.0.1:1"]).await), absent);
@@ -489,8 +498,7 @@ fn a_downgrade_is_checked_kept_and_cancelled() {
     });
     // It outlives every member's process.
     for member in &mut cluster.members {
-        let (status, _) = member.terminate();
-        assert!(status.success(), "{status:?}");
+        stop(member);
     }
     for member in &mut cluster.members {
         member.start();
@@ -526,15 +534,13 @@ fn a_data_directory_goes_with_its_member_and_with_no_other() {
     moved.start();
     serves(moved);
     // And once more, when its own checkpoint knows the new URL.
-    let (status, _) = moved.terminate();
-    assert!(status.success(), "{status:?}");
+    stop(moved);
     moved.start();
     serves(moved);
 
     let other = cluster.members[1].data_dir.display().to_string();
     for at in [0, 1] {
-        let (status, _) = cluster.members[at].terminate();
-        assert!(status.success(), "{status:?}");
+        stop(&mut cluster.members[at]);
     }
     let mixed = &mut cluster.members[0];
     mixed.set_flag("--data-dir", &other);

@@ -1,6 +1,12 @@
 // What stands around and below the members: clients and their calls, what is chosen, names, the
 // violation, the axis, and the whole run in small.
 
+/** Watchers' lanes come behind those of the clients that call. */
+function laneName(c) {
+  const calling = raw.clients - (raw.watchers || 0);
+  return c < calling ? `client ${c}` : `watcher ${c - calling}`;
+}
+
 function drawClients() {
   for (const [c, y] of lanes.clients) {
     ctx.strokeStyle = colours.line;
@@ -107,7 +113,7 @@ function drawGutter() {
     }
     if (view.kinds.has("disk")) words("disk", lane.disk + 8, false, colours.dim);
   }
-  for (const [c, y] of lanes.clients) words(`client ${c}`, y + 11);
+  for (const [c, y] of lanes.clients) words(laneName(c), y + 11);
 }
 
 function drawViolation() {

@@ -17,6 +17,9 @@ use tonic::codegen::Body as _;
 /// the largest message is too large for certain.
 const JSON_TO_MESSAGE: usize = 2;
 
+/// So much of a body that is refused is still read.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+
 /// The messages that a client sends.
 pub struct Requests {
     body: TonicBody,
@@ -48,22 +51,11 @@ impl Requests {
                 return frame(&json::to_message(&self.kind, &text)?).map(Some);
             }
             if self.waiting.len() > self.text_bytes_max {
-                return Err(Status::resource_exhausted(format!(
-                    "grpc: received message larger than max ({} vs. {})",
-                    self.waiting.len(),
-                    self.text_bytes_max
-                )));
+                return Err(self.too_large().await);
             }
             if !self.is_over {
-                let body = &mut self.body;
-                match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-                    Some(Ok(frame)) => {
-                        // Trailers say nothing here.
-                        if let Ok(data) = frame.into_data() {
-                            self.waiting.put(data);
-                        }
-                    }
-                    Some(Err(status)) => return Err(status),
+                match self.read().await? {
+                    Some(data) => self.waiting.put(data),
                     None => self.is_over = true,
                 }
                 continue;
@@ -75,6 +67,37 @@ impl Requests {
             // No object, or none that ends: the parser says what is wrong with it.
             return frame(&json::to_message(&self.kind, &text)?).map(Some);
         }
+    }
+
+    /// The next bytes of the body; `None` at its end.
+    async fn read(&mut self) -> Result<Option<Bytes>, Status> {
+        let body = &mut self.body;
+        loop {
+            match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                // Trailers say nothing here.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_) => continue,
+                },
+                Some(Err(status)) => return Err(status),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The refusal of a text that is too long. The rest is read and forgotten: a client that is
+    /// still sending when the connection ends would not get to read why.
+    async fn too_large(&mut self) -> Status {
+        let mut size = std::mem::take(&mut self.waiting).len();
+        while size < DISCARDED_BYTES_MAX
+            && let Ok(Some(data)) = self.read().await
+        {
+            size += data.len();
+        }
+        Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({size} vs. {})",
+            self.text_bytes_max
+        ))
     }
 
     /// All messages as the body of a gRPC request, of which `first` was read already. The body
@@ -198,7 +221,7 @@ mod tests {
         let long = format!("{{\"x\":\"{}", "x".repeat(3000));
         let status = read(&long, 1000).expect_err("too long");
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().starts_with("grpc: received message larger than max (3000 vs."));
+        assert!(status.message().starts_with("grpc: received message larger than max (3006 vs."));
         // As long, but of many messages.
         let many = "{\"ID\":7}".repeat(1000);
         assert_eq!(ids(&many).expect("fine").len(), 1000);

@@ -78,12 +78,14 @@ pub struct EventRefs {
 }
 
 impl EventRefs {
-    pub fn iter(&self) -> impl Iterator<Item = &Event> + '_ {
-        let count = match &self.picked {
+    fn len(&self) -> usize {
+        match &self.picked {
             Picked::All => self.events.len(),
             Picked::Some(picked) => picked.len(),
-        };
-        (0..count).map(|at| match &self.picked {
+        }
+    }
+    pub fn iter(&self) -> impl Iterator<Item = &Event> + '_ {
+        (0..self.len()).map(|at| match &self.picked {
             Picked::All => &self.events[at],
             Picked::Some(picked) => &self.events[picked[at] as usize],
         })
@@ -123,6 +125,16 @@ pub enum WatchOut {
     },
 }
 
+impl WatchOut {
+    /// How many events it carries.
+    fn events(&self) -> usize {
+        match self {
+            WatchOut::Events { batches, .. } => batches.iter().map(EventRefs::len).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// For metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HubCounts {
@@ -130,6 +142,10 @@ pub struct HubCounts {
     pub watchers: usize,
     pub unsynced: usize,
     pub buffered_bytes: usize,
+    /// Events in the buffers.
+    pub pending_events: usize,
+    /// Events that left the buffers, for all watchers together. It only grows.
+    pub events_sent: u64,
 }
 
 #[derive(Debug)]
@@ -184,6 +200,8 @@ pub struct Hub {
     ready: Vec<StreamId>,
     /// Watchers that want previous values.
     prev_kv_watchers: usize,
+    /// See `HubCounts`.
+    events_sent: u64,
 }
 
 impl Hub {
@@ -204,6 +222,7 @@ impl Hub {
             progress: BTreeSet::new(),
             ready: Vec::new(),
             prev_kv_watchers: 0,
+            events_sent: 0,
         }
     }
 
@@ -233,6 +252,12 @@ impl Hub {
             watchers: self.watchers.len(),
             unsynced: self.lagging.len(),
             buffered_bytes: self.streams.values().map(|stream| stream.bytes).sum(),
+            pending_events: self
+                .streams
+                .values()
+                .flat_map(|stream| stream.queue.iter().map(|(message, _)| message.events()))
+                .sum(),
+            events_sent: self.events_sent,
         }
     }
 
@@ -643,6 +668,7 @@ impl Hub {
             }
             let (message, bytes) = stream.queue.pop_front().expect("the front was just seen");
             taken += bytes;
+            self.events_sent += message.events() as u64;
             out.push(message);
         }
         stream.bytes -= taken;

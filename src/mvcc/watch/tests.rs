@@ -312,7 +312,9 @@ fn ready_streams_are_announced_once() {
     world.hub.close_stream(STREAM);
     world.put("a", "");
     assert!(world.hub.take_ready().is_empty());
-    assert_eq!(world.hub.counts(), HubCounts { streams: 1, ..HubCounts::default() });
+    let counts = world.hub.counts();
+    assert_eq!((counts.events_sent, counts.pending_events), (1, 0));
+    assert_eq!(counts, HubCounts { streams: 1, events_sent: 1, ..HubCounts::default() });
 }
 
 #[test]

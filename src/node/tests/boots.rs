@@ -1,8 +1,9 @@
 use super::cluster::{Cluster, founders, group_ids};
 use crate::io::{Disk, MemDisk};
+use crate::node::action::Action;
 use crate::node::boot::{BootConfig, BootError, Founding, boot};
 use crate::node::core::CoreConfig;
-use crate::types::{ClusterId, GroupId, Incarnation, NodeId};
+use crate::types::{ClusterId, Command, GroupId, Incarnation, NodeId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -122,4 +123,28 @@ fn a_log_that_was_lost_or_put_back_is_refused() {
     let error = boot(disk_of(&mixed), boot_config(&cluster)).unwrap_err();
     assert!(matches!(error, BootError::LogMissing { .. }), "{error}");
     cluster.start(id).unwrap();
+}
+
+#[test]
+fn a_destroyed_groups_log_stays_while_the_newest_checkpoint_knows_the_group() {
+    let mut cluster = Cluster::new(1, 1, |_| {});
+    let id = cluster.ids()[0];
+    let root = |command| move |token| Action::Propose { group: GroupId::ROOT, token, command };
+    cluster.settle(1);
+    let created = cluster.ask(id, root(Command::CreateGroup));
+    cluster.wait(created).expect("a second group");
+    cluster.run(500);
+    // The older checkpoint does not know the group, and when the newest is durable it is gone.
+    let job = cluster.begin_checkpoint(id);
+    let destroyed = cluster.ask(id, root(Command::DestroyGroup { group: GroupId(2) }));
+    cluster.wait(destroyed).expect("the group ends");
+    cluster.finish_checkpoint(id, job);
+    cluster.run(500);
+    // What has time until something else is written is written now.
+    let put = cluster.put(id, GroupId::ROOT, "k", "v");
+    cluster.wait(put).expect("group 1 goes on");
+    cluster.crash(id);
+    cluster.start(id).expect("the store has a group and the log has it too");
+    cluster.run(500);
+    assert_eq!(cluster.member(id).core.group_ids().count(), 1);
 }

@@ -307,6 +307,24 @@ impl Cluster {
         }
     }
 
+    /// Freezes the state of this moment; nothing of it is written before `finish_checkpoint`.
+    pub fn begin_checkpoint(&mut self, id: NodeId) -> CheckpointJob {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let member = node.member.as_mut().expect("a running node");
+        member.applier.request_checkpoint();
+        member.begin_checkpoint().expect("no faults").expect("something to write")
+    }
+
+    pub fn finish_checkpoint(&mut self, id: NodeId, mut job: CheckpointJob) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let member = node.member.as_mut().expect("a running node");
+        loop {
+            if let Some(actions) = member.checkpoint_step(&mut job).expect("no faults") {
+                return node.todo.extend(actions);
+            }
+        }
+    }
+
     pub fn member(&self, id: NodeId) -> &Member {
         self.nodes[&id].member.as_ref().expect("a running node")
     }
