@@ -60,7 +60,7 @@ const KNOWN: &[Known] = &[
         why: "a field of 3.6",
         is_it: |etcd, ours| match (etcd, ours) {
             (Answer::Reply(Reply::HashKv(etcd)), Answer::Reply(Reply::HashKv(ours))) => {
-                let mut as_35 = ours.clone();
+                let mut as_35 = *ours;
                 as_35.hash_revision = 0;
                 as_35 == *etcd
             }

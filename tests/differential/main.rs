@@ -12,6 +12,7 @@
 //! has its own seed, which is printed when it differs.
 
 #![allow(
+    clippy::disallowed_macros,
     clippy::disallowed_methods,
     clippy::disallowed_types,
     reason = "the product tests run real processes on real files and sockets"

@@ -373,14 +373,13 @@ fn granted(answer: &Answer) -> Option<i64> {
 
 /// The request in one line; large values by their size.
 fn readable(call: &Call) -> String {
-    let text = match call {
+    match call {
         Call::Put(put) if put.value.len() > 100 => {
             let short = pb::PutRequest { value: Bytes::new(), ..put.clone() };
             format!("Put({short:?} with {} bytes of value)", put.value.len())
         }
         call => format!("{call:?}"),
-    };
-    text
+    }
 }
 
 async fn keep_alive(server: &Server, ids: &[i64], metadata: MetadataMap) -> Vec<Answer> {
@@ -401,9 +400,9 @@ async fn keep_alive(server: &Server, ids: &[i64], metadata: MetadataMap) -> Vec<
         Ok(stream) => stream.into_inner(),
         Err(status) => return vec![Answer::Refused(status.code(), status.message().to_string())],
     };
-    for at in 0..ids.len() {
+    for (at, id) in ids.iter().enumerate() {
         if at > 0 {
-            ask(ids[at]).expect("the stream is open");
+            ask(*id).expect("the stream is open");
         }
         match tokio::time::timeout(Duration::from_secs(5), stream.message()).await {
             Ok(Ok(Some(bytes))) => match pb::LeaseKeepAliveResponse::decode(bytes) {
