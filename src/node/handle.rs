@@ -115,7 +115,10 @@ impl NodeHandle {
     }
     pub fn is_learner(&self) -> bool {
         let root = lock(&self.shared.root).clone();
-        root.members.get(&self.shared.node).is_some_and(|member| member.is_learner)
+        // Who joins does not know itself before it has applied its own addition: until then it has
+        // as little to answer with as a learner.
+        let known = root.members.get(&self.shared.node);
+        known.map_or(!root.removed.contains(&self.shared.node), |member| member.is_learner)
     }
     pub fn status(&self, group: GroupId) -> MemberStatus {
         let pressure = *lock(&self.shared.pressure);
