@@ -9,6 +9,7 @@ use std::path::PathBuf;
 const PROTOS: [&str; 6] =
     ["auth.proto", "health.proto", "kv.proto", "rpc.proto", "v3election.proto", "v3lock.proto"];
 
+#[allow(clippy::disallowed_methods, reason = "a build script writes files: that is its work")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");

@@ -86,7 +86,7 @@ impl Election for ElectionService {
             }
         }
         recipe.wait_for_older(&prefix, mine - 1).await?;
-        waiting.is_over();
+        waiting.keep();
         let leader = pb::LeaderKey { name: request.name, key, rev: mine, lease: lease.0 };
         let header = recipe.header(revision);
         Ok(Response::new(pb::CampaignResponse { header, leader: Some(leader) }))

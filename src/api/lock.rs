@@ -33,7 +33,8 @@ impl Waiting {
     pub fn new(recipe: &Recipe, key: Bytes) -> Waiting {
         Waiting { recipe: recipe.clone(), key: Some(key) }
     }
-    pub fn is_over(mut self) {
+    /// Its turn has come: the key stays.
+    pub fn keep(mut self) {
         self.key = None;
     }
 }
@@ -87,7 +88,7 @@ impl Lock for LockService {
             // The lease has run out meanwhile.
             return Err(Status::unknown("mutex: session is expired"));
         }
-        waiting.is_over();
+        waiting.keep();
         Ok(Response::new(pb::LockResponse { header: recipe.header(revision), key }))
     }
 

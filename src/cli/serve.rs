@@ -186,8 +186,15 @@ pub async fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String>
         // As in etcd, a data directory decides who its member is and flags about the bootstrap
         // count no more. But flags that begin a cluster must not name quite another member, or
         // the directory was mixed up.
-        Some((identity, row)) => {
-            let names_it = identity.node == node || row.is_none_or(|row| is_named(config, &row));
+        Some((identity, root)) => {
+            let row = root.members.get(&identity.node);
+            // Addresses alone tell nothing: another cluster may have lived at the same. Somebody
+            // that the flags begin the cluster with must be known there.
+            let knows =
+                |row: &Member| root.members.contains_key(&row.id) || root.removed.contains(&row.id);
+            let relates = root.members.is_empty() || rows.iter().any(knows);
+            let named = row.is_none_or(|row| is_named(config, row, relates));
+            let names_it = identity.node == node || named;
             if config.cluster_state == ClusterState::New && !names_it {
                 return Err(format!(
                     "the data directory {} belongs to member {} of cluster {}, but the flags name \
@@ -242,14 +249,14 @@ pub async fn boot_config(config: &Config, io: &Io) -> Result<BootConfig, String>
     Ok(boot)
 }
 
-/// Whether the flags name the member of this row: by where it is reached now, by where it was when
+/// Whether the flags name the member of this row: by where it is reached now (if they speak of its
+/// cluster at all), by where it was when
 /// the cluster began, or by its name in that cluster.
-fn is_named(config: &Config, row: &Member) -> bool {
+fn is_named(config: &Config, row: &Member, relates: bool) -> bool {
     let urls: Vec<Url> = row.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
     let began = membership::member_id(&row.peer_urls, &config.cluster_token, None);
     let entry = config.own_entry().is_ok_and(|entry| same_urls(&urls, &entry.peer_urls));
-    entry
-        || same_urls(&urls, &config.advertise_peer_urls)
+    (relates && (entry || same_urls(&urls, &config.advertise_peer_urls)))
         || (began == row.id && row.name == config.name)
 }
 

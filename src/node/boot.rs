@@ -238,12 +238,12 @@ impl std::error::Error for BootError {
     }
 }
 
-/// Whose data directory this is, and what its last checkpoint knows of that member (nothing yet,
-/// if it was about to join); `None` when nothing was founded there, or not to the end.
+/// Whose data directory this is, and the membership that its last checkpoint knows (nothing yet,
+/// if the member was about to join); `None` when nothing was founded there, or not to the end.
 pub fn whose(
     disk: &Arc<dyn Disk>,
     data_dir: &Path,
-) -> Result<Option<(StoreIdentity, Option<MemberRow>)>, BootError> {
+) -> Result<Option<(StoreIdentity, RootState)>, BootError> {
     let store_path = data_dir.join("member/snap/db");
     if !disk.exists(&store_path)? || !Wal::exists(disk.as_ref(), &data_dir.join("member/wal"))? {
         return Ok(None);
@@ -252,8 +252,8 @@ pub fn whose(
     let _lock = disk.lock(&data_dir.join("member/lock"))?;
     let store = Store::open(disk.clone(), &store_path, StoreOptions::default())?;
     let identity = store.identity();
-    let mut root = RootState::load(&store.tree(GroupId::ROOT, TreeKind(ROOT_TREE)))?;
-    Ok(Some((identity, root.members.remove(&identity.node))))
+    let root = RootState::load(&store.tree(GroupId::ROOT, TreeKind(ROOT_TREE)))?;
+    Ok(Some((identity, root)))
 }
 
 /// Recovers the member in the data directory, or founds it.
