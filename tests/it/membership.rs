@@ -173,10 +173,10 @@ fn a_cluster_grows_and_its_members_are_replaced() {
     started(&ctl, 4);
     assert_ne!(id_of(&ctl, "m3"), lost, "an id was used twice");
 
-    // A member that joined needs nothing but its data directory.
-    for (state, initial) in
-        [("existing", "m4=http://127.0.0.1:9"), ("new", "m4=http://127.0.0.1:9")]
-    {
+    // A member that joined needs nothing but its data directory; flags that begin a cluster must
+    // at least name somebody of it, or the directory might be another cluster's.
+    let founder = format!("{},m4=http://127.0.0.1:9", cluster.members[0].initial());
+    for (state, initial) in [("existing", "m4=http://127.0.0.1:9"), ("new", &*founder)] {
         let member = &mut cluster.members[fourth];
         stop(member);
         member.set_flag("--initial-cluster-state", state);
