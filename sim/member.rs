@@ -175,7 +175,7 @@ impl Live {
         core.learners_max = 2;
         // In a third of the seeds the rest of leases is told often.
         let mut draw = quorate::types::prng::Prng::stream(plan.seed, "lease-checkpoints");
-        core.lease_checkpoint_ms = (draw.next_u64() % 3 == 0).then_some(10 * core.tick_ms);
+        core.lease_checkpoint_ms = draw.next_u64().is_multiple_of(3).then_some(10 * core.tick_ms);
         core.pre_vote = plan.pre_vote;
         core.quota_bytes = plan.quota_bytes;
         core.tail_bytes = plan.wal_tail_bytes.max(64 << 10);

@@ -35,8 +35,11 @@ const CONTROLS: &[(&str, fn())] = &[
 /// Those that take seconds are part of whole runs only.
 const LONG: &[(&str, fn())] = &[("whole members", world::self_check)];
 
+/// A run's name, the rule that has to end it, and the run.
+type Canary = (&'static str, &'static str, fn() -> Outcome);
+
 /// Runs that are spoilt on purpose, with the rule that has to end them: what `rules` names.
-const CANARIES: &[(&str, &str, fn() -> Outcome)] = &[
+const CANARIES: &[Canary] = &[
     ("panic", "panic", member_canary),
     ("endless server", "hang", server_canary),
     ("deaf watchers", "watch-silent", server_canary),

@@ -386,6 +386,7 @@ async fn who_is_about_to_join_is_told_who_is_in_the_cluster() {
     // Nobody listens, or somebody else.
     let mut listener = b.io.net.listen("127.0.0.1:0".to_owned()).await.unwrap();
     let addr = listener.local_addr();
+    #[allow(clippy::disallowed_methods, reason = "the other end is no member: it needs no Tasks")]
     let web = tokio::spawn(async move {
         let mut connection = listener.accept().await.unwrap();
         let page = Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\n\r\n");
