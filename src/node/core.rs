@@ -139,6 +139,8 @@ pub(super) struct Group {
     pub alarms: Vec<(NodeId, AlarmKind)>,
     pub reads: Reads,
     pub lessor: Lessor,
+    /// Up to where a fetched state has taken the place of what was applied.
+    pub replaced: LogIndex,
     /// Requests that wait for a leader, oldest first.
     pub parked: VecDeque<u64>,
     /// Encoded proposals to step at the end of the turn.
@@ -162,6 +164,7 @@ impl Group {
             alarms: Vec::new(),
             reads: Reads::default(),
             lessor: Lessor::default(),
+            replaced: LogIndex::ZERO,
             parked: VecDeque::new(),
             outgoing: Vec::new(),
             fetch: None,
@@ -683,9 +686,13 @@ impl Core {
         if let Some(alarms) = alarms {
             entry.alarms = alarms;
         }
-        if replaced.is_some() {
+        if let Some(meta) = &replaced {
             entry.lessor.clear();
+            entry.replaced = meta.index;
         }
+        // Raft hears of a fetched state when it is durable. A job that was on its way came behind
+        // it: its entries were passed over, and nothing can be said of the changes among them.
+        let overtaken = index <= entry.replaced;
         for change in lease_changes {
             entry.lessor.changed(change, now);
         }
@@ -701,7 +708,7 @@ impl Core {
         if root_changed {
             self.root_changed();
         }
-        if replaced.is_none() {
+        if !overtaken {
             self.host.applied(group, index, confs);
         }
         self.serve_reads(group);
