@@ -8,6 +8,7 @@ use crate::plan::{MS, Plan};
 use quorate::io::MemDisk;
 use quorate::multiraft::NodeMessage;
 use quorate::node::{Action, Answer, BootError, Token};
+use quorate::types::auth::{Caller, ROOT};
 use quorate::types::command::PutRequest;
 use quorate::types::{ApiError, Command, GroupId, Incarnation, NodeId, StorageError};
 use std::collections::BTreeMap;
@@ -108,7 +109,18 @@ impl Lab {
         self.next_token += 1;
         let request = PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
         let command = Command::Put(request);
-        self.handle(m, Action::Propose { group, token, command });
+        // A state that is restored has its users, and lets root do everything.
+        let auth = self.members[m].live.auth(group).filter(|auth| auth.is_enabled());
+        self.handle(
+            m,
+            match auth {
+                None => Action::Propose { group, token, command },
+                Some(auth) => {
+                    let caller = Caller { user: ROOT.to_owned(), auth_revision: auth.revision() };
+                    Action::ProposeAs { group, token, caller, command }
+                }
+            },
+        );
         let end = self.now_ms + 10 * self.election_ms;
         while self.now_ms < end {
             if let Some(answer) = self.answers.remove(&token) {

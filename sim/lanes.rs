@@ -234,11 +234,12 @@ impl World {
     }
 
     fn publish(&mut self, m: usize) -> Checked {
+        let now_ms = self.slots[m].now_ms(self.now_us);
         let live = self.live(m);
         live.applying = false;
         let mut batch = live.publishing.take().expect("a batch waits to be published");
         let group = batch.group;
-        live.publish(&mut batch);
+        live.publish(&mut batch, now_ms);
         self.pump_group(m, group)?;
         self.tell(m, Action::Applied { batch: Box::new(batch) });
         Ok(())

@@ -8,6 +8,7 @@
 #[cfg(not(madsim))]
 compile_error!("the simulator needs `--cfg madsim`: unset RUSTFLAGS, run from the repository root");
 
+mod callers;
 mod changes;
 mod chaos;
 mod committed;

@@ -3,12 +3,14 @@
 
 use crate::coverage::{Facet, conf_kind, peer_phase, role};
 use crate::history::{Answer, Call, LeaseRow};
+use crate::model::UserRows;
 use crate::plan::Plan;
 use crate::safety::{LogShape, Said};
 use crate::stores;
 use crate::trace::hash_bytes;
 use crate::watch::WatchPlan;
 use bytes::BytesMut;
+use quorate::auth::AuthState;
 use quorate::btree::{CheckpointDone, CheckpointJob, Step, Store, StoreOptions};
 use quorate::codec::Reader;
 use quorate::io::{Disk, DiskLock, MemDisk};
@@ -22,6 +24,7 @@ use quorate::multiraft::{
     Applier, ApplyJob, BatchId, Installer, LogRead, SnapshotServer, TrimPolicy, WalBatch,
 };
 use quorate::mvcc::ReadError;
+use quorate::node::tokens::Tokens;
 use quorate::node::{
     Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, WatchRoom, boot,
 };
@@ -148,6 +151,9 @@ pub struct Live {
     pub publishing: Option<AppliedBatch>,
     rooms: BTreeMap<GroupId, WatchRoom>,
     watch: WatchPlan,
+    /// The tokens it remembers of each group, as of the index that was published last.
+    tokens: BTreeMap<GroupId, (LogIndex, Tokens)>,
+    token_ttl_ms: u64,
 }
 
 /// What a power failure right after the start would leave.
@@ -241,6 +247,8 @@ impl Live {
             publishing: None,
             rooms: BTreeMap::new(),
             watch: plan.watch.clone(),
+            tokens: BTreeMap::new(),
+            token_ttl_ms: plan.auth.token_ttl_ms,
         };
         for group in live.applier.groups().collect::<Vec<_>>() {
             let revision = live.applier.view(group).map_or(1, |view| view.revision());
@@ -298,11 +306,28 @@ impl Live {
         room.set_bounds(plan.buffer_bytes, plan.records);
         self.rooms.insert(group, room);
     }
-    /// Tells the group's watchers what was applied.
-    pub fn publish(&mut self, batch: &mut AppliedBatch) {
+    /// Follows what was applied with the tokens, and tells the group's watchers.
+    pub fn publish(&mut self, batch: &mut AppliedBatch, now_ms: u64) {
+        let ttl_ms = self.token_ttl_ms;
+        let none = || (LogIndex::ZERO, Tokens::new(ttl_ms));
+        let (at, tokens) = self.tokens.entry(batch.group).or_insert_with(none);
+        batch.tokens.drain(..).for_each(|change| tokens.changed(change, now_ms));
+        *at = batch.index;
         match self.rooms.get_mut(&batch.group) {
             Some(room) => room.publish(batch),
             None => self.open_room(batch.group, batch.revision),
+        }
+    }
+    /// Whom a token stands for, as of which index.
+    pub fn token_user(
+        &mut self,
+        group: GroupId,
+        token: &str,
+        now_ms: u64,
+    ) -> (LogIndex, Option<String>) {
+        match self.tokens.get_mut(&group) {
+            Some((at, tokens)) => (*at, tokens.user(token, now_ms)),
+            None => (LogIndex::ZERO, None),
         }
     }
     pub fn rooms(&self) -> Vec<GroupId> {
@@ -454,12 +479,27 @@ impl Live {
         (view.revision(), view.compact_revision(), view.alarms(None))
     }
 
-    /// The users' revision, the users and the roles.
-    pub fn users(&self, group: GroupId) -> (u64, Vec<String>, Vec<String>) {
+    pub fn users(&self, group: GroupId) -> UserRows {
         let view = self.applier.view(group).expect("every member has every group");
         let auth = view.auth();
-        let users = auth.users().map(|(name, _)| name.clone()).collect();
-        (auth.revision(), users, auth.roles().cloned().collect())
+        let users = auth.users().map(|(name, user)| {
+            (name.clone(), user.password_hash.clone(), user.roles.iter().cloned().collect())
+        });
+        let roles = auth.roles().map(|name| {
+            let permissions = auth.permissions(name).expect("it has just named the role");
+            UserRows::role(name, permissions.into_iter())
+        });
+        UserRows {
+            enabled: auth.is_enabled(),
+            revision: auth.revision(),
+            users: users.collect(),
+            roles: roles.collect(),
+        }
+    }
+
+    /// Users and roles as applied here; `None` without the group.
+    pub fn auth(&self, group: GroupId) -> Option<Arc<AuthState>> {
+        self.applier.view(group).map(|view| view.auth().clone())
     }
 
     /// HashKV at the newest revision: (hash, compact revision).

@@ -5,6 +5,7 @@
 //! states hide behind the average mix. Every purpose has its own stream, so that taking one
 //! decision away does not shift the others.
 
+use crate::callers::AuthPlan;
 use crate::faults::Fault;
 pub use crate::seed::Seed;
 use crate::swarm::{Swarm, is_idle_op};
@@ -149,6 +150,7 @@ pub struct Plan {
     /// 0 is unlimited.
     pub quota_bytes: u64,
     pub watch: WatchPlan,
+    pub auth: AuthPlan,
     // Chaos.
     pub delay: Delay,
     pub chaos_us: u64,
@@ -244,6 +246,7 @@ impl Plan {
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
             quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
             watch: WatchPlan::new(seed),
+            auth: AuthPlan::new(seed),
             delay: Delay {
                 min_us: pick(&mut chaos, &[50, 500, 2_000]),
                 mean_us: pick(&mut chaos, &[100, 1_000, 5_000]),
@@ -260,6 +263,11 @@ impl Plan {
             plan.quota_bytes = 0;
             plan.ops.insert(OpKind::Alarm, 0);
         }
+        // Where users count somebody changes them.
+        if plan.auth.on {
+            plan.ops.insert(OpKind::Users, plan.auth.changes);
+        }
+        plan.auth.on &= !swarm.idle;
         if swarm.idle {
             plan.ops.iter_mut().filter(|op| !is_idle_op(*op.0)).for_each(|op| *op.1 = 0);
             plan.clients = plan.clients.min(2);
@@ -316,7 +324,7 @@ impl Plan {
         let faults: Vec<&str> = self.faults.iter().filter(|f| *f.1).map(|f| f.0.name()).collect();
         format!(
             "members {} groups {} tick {}ms segment {} cache {} tail {} keep {} chunk {} \
-             sync {}us clients {} chaos {}s faults [{}]",
+             sync {}us clients {} chaos {}s {}faults [{}]",
             self.members,
             self.groups,
             self.tick_us / MS,
@@ -328,6 +336,7 @@ impl Plan {
             self.sync_us,
             self.clients,
             self.chaos_us / SECOND,
+            if self.auth.on { "users count " } else { "" },
             faults.join(" ")
         )
     }

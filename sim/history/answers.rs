@@ -1,6 +1,6 @@
 //! Answers against the log: each at its own position, and that position in real time.
 
-use super::{Answer, Call, Keyspace, Open, unique_value};
+use super::{Answer, Call, Done, Keyspace, Open, unique_value};
 use crate::safety::{Checked, broken, ensure};
 use quorate::types::command::AlarmKind;
 use quorate::types::reply::Reply;
@@ -39,6 +39,7 @@ impl Keyspace {
         }
         if let Call::Write(command) = &open.call
             && is_verdict(error)
+            && !never
         {
             return self.rejected(open, command, error);
         }
@@ -69,9 +70,10 @@ impl Keyspace {
         let found = self
             .positions
             .range(open.floor.index.next()..)
-            .find(|(index, (there, outcome))| {
-                outcome.reply.as_ref() == Err(error)
-                    && same_command(command, there)
+            .find(|(index, there)| {
+                there.outcome.reply.as_ref() == Err(error)
+                    && same_command(command, &there.command)
+                    && there.caller == open.caller
                     && !self.claimed.contains(index)
             })
             .map(|(index, _)| *index);
@@ -93,7 +95,7 @@ impl Keyspace {
         let group = open.group;
         match (&open.call, answer) {
             (Call::Write(sent), Answer::Wrote { reply, revision, index }) => {
-                let Some((command, outcome)) = self.positions.get(&index) else {
+                let Some(Done { caller, command, outcome }) = self.positions.get(&index) else {
                     ensure!(
                         false,
                         "acked-not-committed",
@@ -117,6 +119,14 @@ impl Keyspace {
                     "group {group}: {sent:?} is at {index}, {} had been answered before it began",
                     open.floor.index
                 );
+                ensure!(
+                    *caller == open.caller,
+                    "wrong-caller",
+                    "group {group} index {index}: {sent:?} was asked by {:?}, and is committed on \
+                     behalf of {caller:?}",
+                    open.caller
+                );
+                self.told_by_right(group, caller.as_ref(), index, &reply)?;
                 ensure!(
                     outcome.reply == reply && outcome.revision == revision,
                     "wrong-reply",
@@ -240,6 +250,29 @@ fn is_verdict(error: &ApiError) -> bool {
             | ApiError::LeaseExists
             | ApiError::Compacted
             | ApiError::FutureRevision
+            | ApiError::AuthFailed
+            | ApiError::AuthNotEnabled
+            | ApiError::InvalidAuthManagement
+            | ApiError::PermissionNotGranted
+            | ApiError::RoleEmpty
+            | ApiError::RoleExists
+            | ApiError::RoleNotFound
+            | ApiError::RoleNotGranted
+            | ApiError::RootRoleNotExist
+            | ApiError::RootUserNotExist
+            | ApiError::UserExists
+    ) || is_refusal(error)
+}
+
+/// What somebody is told who may not do what was asked. By the log, or by a member's own state
+/// before anything gets there (then it is for good: `never`).
+pub fn is_refusal(error: &ApiError) -> bool {
+    matches!(
+        error,
+        ApiError::PermissionDenied
+            | ApiError::AuthOldRevision
+            | ApiError::UserEmpty
+            | ApiError::UserNotFound
     )
 }
 

@@ -99,6 +99,7 @@ pub fn self_check() {
     writes(&|seq, command| Proposal { id: id(seq), caller: None, command }, &put);
     reads(&|seq, command| Proposal { id: id(seq), caller: None, command }, &put);
     super::leases::self_check();
+    super::rights::self_check();
 }
 
 /// A command on its way into the log, and a put of a value.

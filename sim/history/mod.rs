@@ -10,19 +10,24 @@
 mod answers;
 mod control;
 mod leases;
+mod rights;
 
+pub use answers::is_refusal;
 pub use control::self_check;
+pub use rights::Demand;
 
-use crate::model::{Model, Outcome};
+use crate::model::{Model, Outcome, Users};
 use crate::safety::{Checked, Violation, ensure};
 use crate::wgl::{Record, Verdict};
 use answers::same_command;
 use bytes::Bytes;
 use quorate::multiraft::turn::BOOT_INDEX;
+use quorate::types::auth::Caller;
 use quorate::types::command::{AlarmKind, Proposal, RangeRequest, RequestOp, TxnRequest};
 use quorate::types::reply::{RangeReply, Reply, TxnReply};
 use quorate::types::{ApiError, Command, Entry, EntryKind, GroupId, LeaseId, LogIndex, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub type CallId = u64;
 /// A lease, its TTL and its keys.
@@ -105,6 +110,16 @@ struct Open {
     call: Call,
     started_us: u64,
     floor: Floor,
+    /// On whose behalf the member that took it goes on.
+    caller: Option<Caller>,
+}
+
+/// A command of the log and what it did there.
+#[derive(Clone, Debug)]
+struct Done {
+    caller: Option<Caller>,
+    command: Command,
+    outcome: Outcome,
 }
 
 /// How far clocks may be off, and how much longer a new leader may let leases live.
@@ -118,8 +133,9 @@ struct LeaseRules {
 struct Keyspace {
     model: Model,
     next: LogIndex,
-    /// Each command of the log and what it did there.
-    positions: BTreeMap<LogIndex, (Command, Outcome)>,
+    positions: BTreeMap<LogIndex, Done>,
+    /// Users and roles behind each command that may have changed them.
+    users: BTreeMap<LogIndex, Arc<Users>>,
     requests: BTreeMap<RequestId, LogIndex>,
     /// Positions that a client's answer has named.
     claimed: BTreeSet<LogIndex>,
@@ -210,7 +226,7 @@ impl History {
         if let Some(record) = &mut self.record {
             record.begin(self.next_call, group, &call);
         }
-        let open = Open { group, call, started_us: now_us, floor };
+        let open = Open { group, call, started_us: now_us, floor, caller: None };
         self.open.insert(self.next_call, open);
         self.next_call
     }
@@ -238,7 +254,7 @@ impl History {
             keyspace.next
         );
         keyspace.next = entry.index;
-        let Some(Proposal { id, command, .. }) = proposal else {
+        let Some(Proposal { id, caller, command }) = proposal else {
             ensure!(
                 entry.kind != EntryKind::Command,
                 "undecodable",
@@ -260,7 +276,8 @@ impl History {
         let leases = matches!(command, Command::LeaseGrant { .. } | Command::LeaseRevoke { .. });
         let before = if leases { keyspace.model.lease_ids() } else { Vec::new() };
         let is_expiry = matches!(command, Command::LeaseRevoke { leader_term: Some(_), .. });
-        let outcome = keyspace.model.apply(&command, entry.term);
+        let by = caller.as_ref();
+        let outcome = keyspace.model.apply_for(by, &command, entry.index, entry.term);
         if leases {
             let expired_us = is_expiry.then_some(now_us);
             keyspace.leases.changed(expired_us, entry.index, &before, &keyspace.model);
@@ -268,7 +285,10 @@ impl History {
         if let (Command::Alarm(_), Ok(Reply::Alarm(_))) = (&command, &outcome.reply) {
             keyspace.alarmed.extend(keyspace.model.alarms().iter().map(|alarm| alarm.1));
         }
-        keyspace.positions.insert(entry.index, (command, outcome));
+        if let (Command::Auth(_), Ok(_)) = (&command, &outcome.reply) {
+            keyspace.users.insert(entry.index, Arc::new(keyspace.model.users().clone()));
+        }
+        keyspace.positions.insert(entry.index, Done { caller, command, outcome });
         let old = keyspace.requests.insert(id, entry.index);
         ensure!(
             old.is_none(),
@@ -293,11 +313,11 @@ impl History {
             return Err(Vec::new());
         };
         let behind = keyspace.positions.range(open.floor.index.next()..);
-        let places = behind.filter(|(index, (there, _))| {
-            same_command(sent, there) && !keyspace.claimed.contains(index)
+        let places = behind.filter(|(index, there)| {
+            same_command(sent, &there.command) && !keyspace.claimed.contains(index)
         });
         let mut near = Vec::new();
-        for (index, (_, outcome)) in places {
+        for (index, Done { outcome, .. }) in places {
             if fits(outcome) {
                 return Ok((*index, outcome.clone()));
             }

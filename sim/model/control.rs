@@ -10,6 +10,7 @@ use quorate::types::reply::{EventKind, PutReply, Reply};
 use quorate::types::{Command, KeyRange, LeaseId, Term};
 
 pub fn self_check() {
+    super::rights::self_check();
     let put = |key: &str, value: &str| {
         Command::Put(PutRequest {
             key: Bytes::copy_from_slice(key.as_bytes()),

@@ -6,10 +6,13 @@
 //! revision can be asked for at any time.
 
 mod control;
+mod rights;
 mod users;
 mod write;
 
 pub use control::self_check;
+pub use rights::{Verdict, Wish};
+pub use users::{UserRows, Users};
 
 use bytes::Bytes;
 use quorate::types::command::{
@@ -53,7 +56,7 @@ pub struct Model {
     keys: BTreeMap<Bytes, Vec<Version>>,
     leases: BTreeMap<LeaseId, Lease>,
     alarms: BTreeSet<(NodeId, AlarmKind)>,
-    users: users::Users,
+    users: Users,
     /// What watchers are told, by revision, from revision 2 on.
     events: Vec<Vec<Event>>,
     /// Every compact revision there ever was.
@@ -68,7 +71,7 @@ impl Default for Model {
             keys: BTreeMap::new(),
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
-            users: users::Users::default(),
+            users: Users::default(),
             events: Vec::new(),
             compactions: BTreeSet::new(),
         }
@@ -99,9 +102,22 @@ impl Model {
         self.leases.iter().map(row).collect()
     }
 
-    /// The users' revision, the users and the roles.
-    pub fn users(&self) -> (u64, Vec<String>, Vec<String>) {
-        (self.users.revision(), self.users.names(), self.users.role_names())
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// The keys that were on a lease at a revision, in order.
+    pub fn lease_keys_at(&self, id: LeaseId, revision: i64) -> Vec<Bytes> {
+        let mut keys = self.leased_at(revision);
+        keys.retain(|key| self.version_at(key, revision).is_some_and(|kv| kv.lease == id));
+        keys
+    }
+    /// The keys that were on any.
+    pub fn leased_at(&self, revision: i64) -> Vec<Bytes> {
+        let leased = |key: &&Bytes| {
+            self.version_at(key, revision).is_some_and(|kv| kv.lease != LeaseId::NONE)
+        };
+        self.keys.keys().filter(leased).cloned().collect()
     }
 
     pub fn alarms(&self) -> Vec<(NodeId, AlarmKind)> {

@@ -1,59 +1,142 @@
-//! Users and roles, the naive way: names, sets and a counter.
+//! Users and roles, the naive way: names, lists and a counter, and every token by name.
 //!
-//! Users never count here (nothing enables them): what they would permit is checked by scenarios
-//! beside the product's own code, while this holds every member to the same users, roles,
-//! revision and refusals through crashes, snapshots and changes of the leader.
+//! What a user may do is worked out anew at each question (`rights`), from etcd's rules and with
+//! no code of the product's. One value is the state at one place in the log: members that lag
+//! answer from an older one.
 
 use bytes::Bytes;
-use quorate::types::auth::{AuthCommand, ROOT};
+use quorate::types::auth::{AuthCommand, Permission, PermissionKind, ROOT};
 use quorate::types::reply::Reply;
-use quorate::types::{ApiError, KeyRange};
+use quorate::types::{ApiError, KeyRange, LogIndex};
 use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Clone, Debug, Default)]
-struct User {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct User {
     password: Option<Bytes>,
-    roles: BTreeSet<String>,
+    pub roles: BTreeSet<String>,
 }
 
-/// Which ranges a role has, whatever it may do with them.
-type Role = Vec<KeyRange>;
+/// What a role may do with which range: one kind for each range.
+pub(super) type Role = Vec<Permission>;
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct Users {
-    users: BTreeMap<String, User>,
-    roles: BTreeMap<String, Role>,
+/// See the module's documentation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    pub(super) enabled: bool,
+    pub(super) users: BTreeMap<String, User>,
+    pub(super) roles: BTreeMap<String, Role>,
     /// Changes so far.
     changes: u64,
+    /// Whom each token stands for that was given out and not taken back.
+    tokens: BTreeMap<String, String>,
+}
+
+/// All there is to compare of a replica: whether users count, their revision, each user with its
+/// password and roles, each role with what it may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserRows {
+    pub enabled: bool,
+    pub revision: u64,
+    pub users: Vec<(String, Option<Bytes>, Vec<String>)>,
+    pub roles: Vec<(String, Vec<(KeyRange, PermissionKind)>)>,
+}
+
+impl UserRows {
+    /// A role's permissions have no order of their own.
+    pub fn role(
+        name: &str,
+        permissions: impl Iterator<Item = Permission>,
+    ) -> (String, Vec<(KeyRange, PermissionKind)>) {
+        let mut all: Vec<_> = permissions.map(|p| (p.range, p.kind)).collect();
+        all.sort_by(|a, b| (&a.0.key, &a.0.end).cmp(&(&b.0.key, &b.0.end)));
+        (name.to_owned(), all)
+    }
 }
 
 impl Users {
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
     pub fn revision(&self) -> u64 {
         1 + self.changes
     }
-    pub fn names(&self) -> Vec<String> {
-        self.users.keys().cloned().collect()
-    }
-    pub fn role_names(&self) -> Vec<String> {
-        self.roles.keys().cloned().collect()
+    /// Whom a token stands for here.
+    pub fn token(&self, token: &str) -> Option<&str> {
+        self.tokens.get(token).map(String::as_str)
     }
 
-    pub fn run(&mut self, command: &AuthCommand) -> Result<Reply, ApiError> {
+    pub fn rows(&self) -> UserRows {
+        let user = |(name, user): (&String, &User)| {
+            (name.clone(), user.password.clone(), user.roles.iter().cloned().collect())
+        };
+        UserRows {
+            enabled: self.enabled,
+            revision: self.revision(),
+            users: self.users.iter().map(user).collect(),
+            roles: self.roles.iter().map(|(n, r)| UserRows::role(n, r.iter().cloned())).collect(),
+        }
+    }
+
+    /// Makes a change that somebody was permitted to make. `index` is its place in the log.
+    pub(super) fn run(
+        &mut self,
+        command: &AuthCommand,
+        index: LogIndex,
+    ) -> Result<Reply, ApiError> {
+        if let AuthCommand::Authenticate { user, token_prefix } = command {
+            return self.authenticate(user, token_prefix, index);
+        }
         let changed = self.change(command)?;
         self.changes += u64::from(changed);
         Ok(Reply::Auth)
     }
 
-    /// Whether anything is another way than before.
+    /// The password was compared before, by whoever asked.
+    fn authenticate(
+        &mut self,
+        user: &str,
+        prefix: &str,
+        index: LogIndex,
+    ) -> Result<Reply, ApiError> {
+        if !self.enabled {
+            return Err(ApiError::AuthNotEnabled);
+        }
+        if self.users.get(user).is_none_or(|user| user.password.is_none()) {
+            return Err(ApiError::AuthFailed);
+        }
+        let mut token = String::new();
+        if !prefix.is_empty() {
+            token = format!("{prefix}.{}", index.0);
+            self.tokens.insert(token.clone(), user.to_owned());
+        }
+        Ok(Reply::Authenticated { token, auth_revision: self.revision() })
+    }
+
+    /// What was given out to a user proves nothing any more.
+    fn take_back(&mut self, name: &str) {
+        self.tokens.retain(|_, user| user != name);
+    }
+
+    /// Whether the revision grows by it.
     fn change(&mut self, command: &AuthCommand) -> Result<bool, ApiError> {
         match command {
-            AuthCommand::Enable => match self.users.get(ROOT) {
-                None => Err(ApiError::RootUserNotExist),
-                Some(root) if !root.roles.contains(ROOT) => Err(ApiError::RootRoleNotExist),
-                Some(_) => unreachable!("the workload never lets users count"),
-            },
-            AuthCommand::Disable => Ok(false),
-            AuthCommand::Authenticate { .. } => Err(ApiError::AuthNotEnabled),
+            AuthCommand::Enable => {
+                if !self.enabled {
+                    let root = self.users.get(ROOT).ok_or(ApiError::RootUserNotExist)?;
+                    if !root.roles.contains(ROOT) {
+                        return Err(ApiError::RootRoleNotExist);
+                    }
+                    self.enabled = true;
+                }
+                Ok(false)
+            }
+            AuthCommand::Disable => {
+                if self.enabled {
+                    self.tokens.clear();
+                }
+                Ok(std::mem::take(&mut self.enabled))
+            }
+            AuthCommand::Authenticate { .. } => unreachable!("it changes nobody"),
             AuthCommand::UserAdd { user, password_hash } => {
                 if user.is_empty() {
                     return Err(ApiError::UserEmpty);
@@ -66,13 +149,17 @@ impl Users {
                 Ok(true)
             }
             AuthCommand::UserDelete { user } => {
-                self.users.remove(user).map(|_| true).ok_or(ApiError::UserNotFound)
+                self.spares_root(user)?;
+                self.users.remove(user).ok_or(ApiError::UserNotFound)?;
+                self.take_back(user);
+                Ok(true)
             }
-            AuthCommand::UserChangePassword { user, password_hash } => {
-                let user = self.users.get_mut(user).ok_or(ApiError::UserNotFound)?;
+            AuthCommand::UserChangePassword { user: name, password_hash } => {
+                let user = self.users.get_mut(name).ok_or(ApiError::UserNotFound)?;
                 if let Some(password) = &mut user.password {
                     *password = password_hash.clone();
                 }
+                self.take_back(name);
                 Ok(true)
             }
             AuthCommand::UserGrantRole { user, role } => {
@@ -84,6 +171,9 @@ impl Users {
                 Ok(user.roles.insert(role.clone()))
             }
             AuthCommand::UserRevokeRole { user, role } => {
+                if user == ROOT {
+                    self.spares_root(role)?;
+                }
                 let user = self.users.get_mut(user).ok_or(ApiError::UserNotFound)?;
                 if user.roles.remove(role) { Ok(true) } else { Err(ApiError::RoleNotGranted) }
             }
@@ -98,6 +188,7 @@ impl Users {
                 Ok(true)
             }
             AuthCommand::RoleDelete { role } => {
+                self.spares_root(role)?;
                 self.roles.remove(role).ok_or(ApiError::RoleNotFound)?;
                 for user in self.users.values_mut() {
                     user.roles.remove(role);
@@ -113,16 +204,21 @@ impl Users {
                     return Err(ApiError::InvalidAuthManagement);
                 }
                 let role = self.roles.get_mut(role).ok_or(ApiError::RoleNotFound)?;
-                role.retain(|there| there != range);
-                role.push(range.clone());
+                role.retain(|there| there.range != *range);
+                role.push(permission.clone());
                 Ok(true)
             }
             AuthCommand::RoleRevokePermission { role, range } => {
                 let role = self.roles.get_mut(role).ok_or(ApiError::RoleNotFound)?;
                 let before = role.len();
-                role.retain(|there| there != range);
+                role.retain(|there| there.range != *range);
                 if role.len() < before { Ok(true) } else { Err(ApiError::PermissionNotGranted) }
             }
         }
+    }
+
+    /// Who lets users count must not lock everybody out.
+    fn spares_root(&self, name: &str) -> Result<(), ApiError> {
+        if self.enabled && name == ROOT { Err(ApiError::InvalidAuthManagement) } else { Ok(()) }
     }
 }

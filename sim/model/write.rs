@@ -2,6 +2,7 @@
 
 use super::{Lease, Model, Outcome, Version, after_alarms};
 use bytes::Bytes;
+use quorate::types::auth::Caller;
 use quorate::types::command::{
     AlarmAction, AlarmKind, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
 };
@@ -9,7 +10,7 @@ use quorate::types::limits::LEASE_TTL_SECONDS_MAX;
 use quorate::types::reply::{
     DeleteRangeReply, Event, EventKind, KeyValue, PutReply, Reply, ReplyOp, TxnReply,
 };
-use quorate::types::{ApiError, Command, LeaseId, Term};
+use quorate::types::{ApiError, Command, LeaseId, LogIndex, Term};
 
 /// The writes of one command share a revision, which exists only if there is at least one.
 pub(super) struct Write<'a> {
@@ -20,10 +21,22 @@ pub(super) struct Write<'a> {
 }
 
 impl Model {
-    /// Runs one command of the committed log. `term` is the term of its entry.
+    /// Runs one command of the committed log, while users do not count. `term` is the term of its
+    /// entry.
     pub fn apply(&mut self, command: &Command, term: Term) -> Outcome {
+        self.apply_for(None, command, LogIndex::ZERO, term)
+    }
+
+    /// The same on somebody's behalf. `index` is its place in the log.
+    pub fn apply_for(
+        &mut self,
+        caller: Option<&Caller>,
+        command: &Command,
+        index: LogIndex,
+        term: Term,
+    ) -> Outcome {
         let mut write = Write { model: self, changed: false, events: Vec::new() };
-        let reply = write.run(command, term);
+        let reply = write.run(caller, command, index, term);
         write.end_revision();
         Outcome { reply, revision: self.revision }
     }
@@ -35,8 +48,16 @@ impl Write<'_> {
         self.model.revision + i64::from(self.changed)
     }
 
-    fn run(&mut self, command: &Command, term: Term) -> Result<Reply, ApiError> {
+    fn run(
+        &mut self,
+        caller: Option<&Caller>,
+        command: &Command,
+        index: LogIndex,
+        term: Term,
+    ) -> Result<Reply, ApiError> {
         after_alarms(&self.model.alarms, command)?;
+        let keys = |id| self.model.lease_keys_at(id, self.model.revision);
+        self.model.users.command(caller, command, &keys)?;
         match command {
             Command::Put(put) => {
                 self.check_put(put)?;
@@ -109,7 +130,7 @@ impl Write<'_> {
             Command::SetDowngrade { .. } => Ok(Reply::SetDowngrade),
             // The catalogue's, not the keyspace's: `catalogue` says what they answer.
             Command::CreateGroup | Command::DestroyGroup { .. } => Ok(Reply::DestroyGroup),
-            Command::Auth(command) => self.model.users.run(command),
+            Command::Auth(command) => self.model.users.run(command, index),
         }
     }
 

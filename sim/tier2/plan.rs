@@ -36,6 +36,8 @@ pub fn plan(seed: &Seed) -> Plan {
     for kind in [OpKind::Program, OpKind::Alarm, OpKind::LeaseTtl, OpKind::Leases, OpKind::Users] {
         plan.ops.insert(kind, 0);
     }
+    // Its clients are nobody.
+    plan.auth.on = false;
     plan.quota_bytes = 0;
     plan.members = if rng.chance(4, 5) { 3 } else { 5 };
     plan.chaos_us = rng.between(6, 16) * SECOND;

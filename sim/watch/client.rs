@@ -6,6 +6,7 @@ pub(super) use control::self_check;
 
 use super::WatchPlan;
 use super::judge::{Wanted, all_different};
+use crate::callers::{Credential, USERS};
 use crate::model::Model;
 use crate::plan::{Plan, key};
 use crate::safety::{Checked, Violation, broken, ensure};
@@ -22,7 +23,8 @@ const ASKED_IDS: i64 = 1_000_000;
 /// What a watcher asks of its member, in order on one stream.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    Create(CreateRequest),
+    /// With the watch's place at its client; nonsense has none.
+    Create(CreateRequest, Option<usize>),
     Cancel(i64),
     Progress,
 }
@@ -82,6 +84,8 @@ enum Creating {
 pub struct Watcher {
     pub group: GroupId,
     pub member: usize,
+    /// Who it is, where users count.
+    pub by: Credential,
     /// The stream it has now.
     pub stream: Option<u64>,
     rng: Prng,
@@ -102,9 +106,16 @@ impl Watcher {
         let group = GroupId(1 + rng.below(plan.groups));
         let member = rng.below(plan.members as u64) as usize;
         let slow = rng.chance(1, 3);
+        let mut person = plan.stream(&format!("person-of-watcher-{id}"));
+        let by = match person.below(3) {
+            _ if !plan.auth.on => Credential::Nobody,
+            0 => Credential::Certificate(USERS[person.below(2) as usize].to_owned()),
+            _ => Credential::root(),
+        };
         Watcher {
             group,
             member,
+            by,
             stream: None,
             rng,
             plan: plan.watch.clone(),
@@ -207,15 +218,18 @@ impl Watcher {
     fn ask_for(&mut self, at: usize) -> Ask {
         self.creating.push_back(Creating::Watch(at));
         let watch = self.watches[at].as_ref().expect("a watch that was just made or kept");
-        Ask::Create(CreateRequest {
-            range: watch.wanted.range.clone(),
-            start_revision: if watch.begun { watch.wanted.next } else { watch.start },
-            filters: watch.wanted.filters,
-            prev_kv: watch.wanted.prev_kv,
-            progress_notify: watch.progress_notify,
-            fragment: watch.wanted.fragment,
-            watch_id: watch.asked_id,
-        })
+        Ask::Create(
+            CreateRequest {
+                range: watch.wanted.range.clone(),
+                start_revision: if watch.begun { watch.wanted.next } else { watch.start },
+                filters: watch.wanted.filters,
+                prev_kv: watch.wanted.prev_kv,
+                progress_notify: watch.progress_notify,
+                fragment: watch.wanted.fragment,
+                watch_id: watch.asked_id,
+            },
+            Some(at),
+        )
     }
 
     /// What no hub may accept.
@@ -233,7 +247,22 @@ impl Watcher {
             }
         };
         self.creating.push_back(Creating::Refused(why));
-        Ask::Create(request)
+        Ask::Create(request, None)
+    }
+
+    /// It may not watch what it has asked for: it does not ask again.
+    pub fn denied(&mut self, at: Option<usize>) {
+        let it = |creating: &Creating| match (creating, at) {
+            (Creating::Watch(there), Some(at)) => *there == at,
+            (Creating::Refused(why), None) => *why == Refusal::EmptyRange,
+            _ => false,
+        };
+        if let Some(place) = self.creating.iter().position(it) {
+            self.creating.remove(place);
+            if let Some(at) = at {
+                self.watches[at] = None;
+            }
+        }
     }
 
     /// The next thing it does on its stream.

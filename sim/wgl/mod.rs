@@ -19,7 +19,7 @@ mod search;
 
 pub use control::self_check;
 
-use crate::history::{Answer, Call};
+use crate::history::{Answer, Call, is_refusal};
 use crate::safety::{Checked, Violation, broken, ensure};
 use bytes::Bytes;
 use quorate::types::command::Compare;
@@ -197,6 +197,7 @@ fn header(call: &Call, answer: &Answer) -> Option<(i64, bool)> {
 /// Whether an error says that the command changes nothing, now or later.
 fn is_without_effect(error: &ApiError, never: bool) -> bool {
     never
+        || is_refusal(error)
         || matches!(
             error,
             ApiError::KeyNotFound

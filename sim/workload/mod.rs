@@ -6,6 +6,7 @@
 //! which the final sweep reads back.
 
 mod keepers;
+mod people;
 mod programs;
 mod requests;
 
@@ -16,6 +17,7 @@ use crate::plan::{OP_KINDS, OpKind, Plan};
 use crate::seed;
 use bytes::Bytes;
 use keepers::Keeper;
+use people::{Papers, Person};
 use programs::{PROGRAM_LEASES, Running};
 use quorate::types::auth::{AuthCommand, Permission, PermissionKind};
 use quorate::types::command::{
@@ -72,6 +74,9 @@ pub struct Client {
     again: Option<(GroupId, Call)>,
     running: Option<Running>,
     keeper: Option<Keeper>,
+    /// Who it is, where users count.
+    person: Option<Person>,
+    papers: BTreeMap<GroupId, Papers>,
 }
 
 impl Client {
@@ -79,7 +84,7 @@ impl Client {
         let purpose = format!("client-{id}");
         let (mut rng, key) = (plan.stream(&purpose), plan.name.key(&purpose));
         let member = rng.below(plan.members as u64) as usize;
-        Client {
+        let mut client = Client {
             id,
             member,
             key,
@@ -94,7 +99,11 @@ impl Client {
             again: None,
             running: None,
             keeper: None,
-        }
+            person: None,
+            papers: BTreeMap::new(),
+        };
+        client.take_name(plan);
+        client
     }
 
     /// Goes on to the next call: what it is and what follows from it is drawn from a place of its
@@ -147,6 +156,10 @@ impl Client {
             return call;
         }
         let drawn = groups[self.rng.below(groups.len() as u64) as usize];
+        // By what is drawn, told or not: a call that came of something else names another group.
+        if let Some(call) = self.people_call(plan, drawn) {
+            return (drawn, call);
+        }
         let group = told.filter(|group| groups.contains(group)).unwrap_or(drawn);
         let total: u64 = plan.ops.values().sum();
         let mut draw = self.rng.below(total);
@@ -226,6 +239,7 @@ impl Client {
             OpKind::LeaseTtl => Call::LeaseTtl(lease(self)),
             OpKind::Leases => Call::Leases,
             OpKind::Alarm => Call::Write(Command::Alarm(self.alarm(plan))),
+            OpKind::Users if plan.auth.on => Call::Write(Command::Auth(self.change_people(plan))),
             OpKind::Users => Call::Write(Command::Auth(self.users(plan))),
             OpKind::Program => unreachable!("handled above"),
             OpKind::LeasePut => {
@@ -256,8 +270,8 @@ impl Client {
         call
     }
 
-    /// Few names, so that most of it meets something. Users never come to count: whoever is told
-    /// to let them is refused, for root never has its role.
+    /// Few names, so that most of it meets something. Here users never come to count: whoever is
+    /// told to let them is refused, for root never has its role.
     fn users(&mut self, plan: &Plan) -> AuthCommand {
         let user = ["", "root", "alice", "bob"][self.rng.below(4) as usize].to_owned();
         let role = ["", "reader", "writer"][self.rng.below(3) as usize].to_owned();

@@ -62,7 +62,7 @@ pub(super) struct Running {
     pub program: Program,
     rounds: u32,
     /// The call of the newest step, as asked; its answer moves the program on.
-    asked: Option<Call>,
+    pub asked: Option<Call>,
 }
 
 #[derive(Clone, Copy, Debug)]

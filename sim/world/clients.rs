@@ -1,9 +1,11 @@
 //! Calls, from a client's decision to the answer that it hears.
 
 use super::World;
+use super::callers::is_let_in;
 use super::event::Event;
-use super::slot::Condition;
-use crate::history::{Answer, Call, CallId};
+use super::slot::{Condition, Held, Step};
+use crate::callers::Credential;
+use crate::history::{Answer, Call, CallId, is_refusal};
 use crate::safety::{Checked, ensure};
 use crate::workload::Open;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
@@ -43,6 +45,8 @@ impl World {
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
         let m = self.clients[c].member;
+        let plan = self.plan.clone();
+        let by = self.clients[c].credential(&plan, group, &call);
         let id = self.history.begin(self.now_us, group, call.clone());
         let what = Rc::new(call);
         self.callers.insert(id, c);
@@ -54,13 +58,19 @@ impl World {
         self.clients[c].open.insert(id, open);
         let due = self.phase_began_us + self.plan.election_us() * 9;
         let in_time = self.now_us + self.plan.timeout_us < self.phase_ends_us;
-        if self.phase.is_some() && self.now_us >= due && in_time && !what.is_serializable() {
+        // Of those that users and roles may keep out nothing is demanded.
+        let let_in = !self.plan.auth.on || is_let_in(&by, &what);
+        let asks = let_in && !what.is_serializable();
+        if self.phase.is_some() && self.now_us >= due && in_time && asks {
             self.phase_asked.insert(group);
             if is_plain_write(&what) && self.is_whole_member(m) && self.slots[m].live.is_some() {
                 self.phase_asked_write.insert(group);
             }
         }
         self.trace.call(self.now_us, c, m, group, id, &what);
+        if by != Credential::Nobody {
+            self.trace.note(self.now_us, || format!("call {id} is made by {by:?}"));
+        }
         self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
@@ -69,7 +79,7 @@ impl World {
         }
         let p = slot.process;
         let delay = self.travel.between(20, 800);
-        self.after(delay, Event::Request { m, p, call: id, group, what });
+        self.after(delay, Event::Request { m, p, call: id, group, what, by });
     }
 
     pub(super) fn request(
@@ -78,6 +88,7 @@ impl World {
         call: CallId,
         group: GroupId,
         what: &Rc<Call>,
+        by: Credential,
     ) -> Checked {
         // A process that stood still for minutes finds calls that were given up long ago, with
         // their cancellation right behind: most of them come to nothing. Without this a long
@@ -88,33 +99,7 @@ impl World {
         }
         self.trace.word(call);
         self.trace.call_arrives(self.now_us, call);
-        let token = Token(call);
-        match &**what {
-            Call::Write(command) => {
-                self.act(m, Action::Propose { group, token, command: command.clone() })
-            }
-            Call::KeepAlive(lease) => {
-                self.act(m, Action::KeepAlive { group, token, lease: *lease })
-            }
-            Call::LeaseTtl(lease) => self.act(m, Action::LeaseTtl { group, token, lease: *lease }),
-            read if read.is_serializable() => self.read_now(m, call, group, what),
-            _ => {
-                self.slots[m].reads.insert(call, (group, what.clone()));
-                self.act(m, Action::Read { group, token })
-            }
-        }
-    }
-
-    /// Reads the member's own newest state.
-    fn read_now(&mut self, m: usize, call: CallId, group: GroupId, what: &Call) -> Checked {
-        match self.live(m).read(group, what) {
-            Ok(answer) => {
-                self.leases_as_committed(m, group, &answer)?;
-                self.answer(call, answer);
-            }
-            Err(error) => return self.storage_error(m, "read", &error),
-        }
-        Ok(())
+        self.admit(m, call, group, what, by, false)
     }
 
     pub(super) fn answered(
@@ -127,8 +112,11 @@ impl World {
         self.change_answered(token, &result);
         let read = self.slots[m].reads.remove(&call);
         match (result, read) {
-            (Ok(CoreAnswer::Barrier { .. }), Some((group, what))) => {
-                return self.read_now(m, call, group, &what);
+            (Ok(CoreAnswer::Barrier { .. }), Some(Held { group, what, step })) => {
+                return match step {
+                    Step::Told(by) => self.admit(m, call, group, &what, by, true),
+                    Step::Read(caller) => self.read_now(m, call, group, &what, caller),
+                };
             }
             (Ok(CoreAnswer::Applied { reply, revision, index, .. }), _) => {
                 let spoil = std::mem::take(&mut self.spoil);
@@ -164,15 +152,19 @@ impl World {
         self.trace.word(call);
         self.trace.call_ends(self.now_us, call, &answer);
         let began = self.call_began.remove(&call);
-        if !matches!(answer, Answer::Failed { .. })
-            && began.is_some_and(|at| at >= self.phase_began_us)
-        {
+        let served = match &answer {
+            Answer::Failed { error, never } => is_refusal(error) && !never,
+            _ => true,
+        };
+        if served && began.is_some_and(|at| at >= self.phase_began_us) {
             *self.phase_acks.entry(group).or_default() += 1;
             if matches!(*open.call, Call::Write(_)) {
                 self.phase_wrote.insert(group);
             }
         }
         self.clients[c].heard(group, &answer);
+        let plan = self.plan.clone();
+        self.clients[c].people_answered(&plan, group, &open.call, &answer);
         self.clients[c].step_answered(
             open.began_us,
             self.now_us,

@@ -36,6 +36,9 @@ pub struct Sampled {
     pub undecided: u64,
     pub updates: u64,
     pub locks: u64,
+    /// What users and roles let through, and what they refused, where they count.
+    pub permitted: u64,
+    pub denied: u64,
 }
 
 impl Sampled {
@@ -49,6 +52,8 @@ impl Sampled {
         self.undecided += more.undecided;
         self.updates += more.updates;
         self.locks += more.locks;
+        self.permitted += more.permitted;
+        self.denied += more.denied;
     }
 }
 
@@ -57,7 +62,8 @@ impl fmt::Display for Sampled {
         write!(
             f,
             "{} replicas, {} HashKVs ({} of them twice), {} leases run out, {} keys with {} calls \
-             from outside ({} undecided), {} updates, {} locks",
+             from outside ({} undecided), {} updates, {} locks, {} permitted and {} denied to \
+             users",
             self.replicas,
             self.hash_kvs,
             self.hash_pairs,
@@ -66,7 +72,9 @@ impl fmt::Display for Sampled {
             self.black_box_calls,
             self.undecided,
             self.updates,
-            self.locks
+            self.locks,
+            self.permitted,
+            self.denied
         )
     }
 }
@@ -104,7 +112,7 @@ impl World {
             "member {m} group {group} at {index}: (revision, compacted, alarms) {numbers:?}, \
              expected {expected:?}"
         );
-        let (users, expected) = (live.users(group), model.users());
+        let (users, expected) = (live.users(group), model.users().rows());
         ensure!(
             users == expected,
             "replica-content",

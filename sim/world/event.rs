@@ -1,6 +1,7 @@
 //! What can happen, and when: the items of the heap.
 
 use super::watches::Watching;
+use crate::callers::Credential;
 use crate::faults::{Act, Fault};
 use crate::history::{Answer, Call, CallId};
 use crate::member::Work;
@@ -73,6 +74,7 @@ pub enum Event {
         call: CallId,
         group: GroupId,
         what: Rc<Call>,
+        by: Credential,
     },
     Reply {
         c: usize,

@@ -5,6 +5,7 @@
 //! any two of them a member can crash, and everything it had not synced is then in doubt. The
 //! clock moves only between events; nothing else is allowed to know the time.
 
+mod callers;
 mod clients;
 pub mod clock;
 mod compare;
@@ -412,7 +413,9 @@ impl World {
                 self.ask(c);
                 Ok(())
             }
-            Event::Request { m, call, group, what, .. } => self.request(m, call, group, &what),
+            Event::Request { m, call, group, what, by, .. } => {
+                self.request(m, call, group, &what, by)
+            }
             Event::Reply { c, call, answer } => self.reply(c, call, *answer),
             Event::GiveUp { c, call } => self.give_up(c, call),
             Event::Nemesis => self.disturb(),

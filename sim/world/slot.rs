@@ -1,6 +1,7 @@
 //! One member as the world keeps it: its disk outlives its processes.
 
 use super::event::{Event, Process};
+use crate::callers::Credential;
 use crate::effects::{Effects, Pair};
 use crate::faults::Fault;
 use crate::history::{Call, CallId};
@@ -8,6 +9,7 @@ use crate::member::{Birth, CLUSTER, Live, Origin};
 use crate::plan::Plan;
 use crate::world::clock::Clock;
 use quorate::io::MemDisk;
+use quorate::types::auth::Caller;
 use quorate::types::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -32,6 +34,22 @@ pub enum Gone {
     Wiped,
     /// The cluster has removed it, and it knows.
     Removed,
+}
+
+/// A call that goes on when everything before it is applied here.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub group: GroupId,
+    pub what: Rc<Call>,
+    pub step: Step,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// It comes with a token of an entry that is not applied here yet.
+    Told(Credential),
+    /// It is read for somebody.
+    Read(Option<Caller>),
 }
 
 /// One member: its disk outlives its processes.
@@ -80,8 +98,8 @@ pub struct Slot {
     pub restart_at_us: u64,
     /// A restart is on the calendar.
     pub restart_due: bool,
-    /// Reads that wait for their barrier.
-    pub reads: BTreeMap<CallId, (GroupId, Rc<Call>)>,
+    /// Calls that wait for a barrier.
+    pub reads: BTreeMap<CallId, Held>,
 }
 
 /// The id of a first member.

@@ -9,13 +9,14 @@
 use super::World;
 use super::event::{Event, Process};
 use super::slot::Condition;
+use crate::history::Demand;
 use crate::plan::MS;
 use crate::rules::is_spoilt;
-use crate::safety::{Checked, broken, ensure};
+use crate::safety::{Checked, Violation, broken, ensure};
 use crate::trace::words;
 use crate::watch::{Ask, Next, handed_out};
 use quorate::mvcc::ReadError;
-use quorate::mvcc::watch::{StreamId, WatchOut};
+use quorate::mvcc::watch::{CreateRequest, StreamId, WatchOut};
 use quorate::types::{ApiError, GroupId};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -47,6 +48,11 @@ pub enum Watching {
     Told {
         stream: u64,
         outs: Vec<WatchOut>,
+    },
+    /// The client hears that it may not watch what it has asked for.
+    Denied {
+        stream: u64,
+        at: Option<usize>,
     },
     /// The client has read a message: the window opens.
     Taken {
@@ -101,6 +107,7 @@ impl World {
             Watching::Dial { w } => self.dial(w),
             Watching::Asked { stream, ask } => return self.watch_asked(stream, ask),
             Watching::Told { stream, outs } => return self.watch_told(stream, &outs),
+            Watching::Denied { stream, at } => self.watch_denied(stream, at),
             Watching::Taken { stream } => return self.watch_taken(stream),
             Watching::Broken { stream } => self.watch_broken(stream),
             Watching::Closed { stream } => self.watch_closed(stream),
@@ -236,19 +243,67 @@ impl World {
     }
 
     fn take_up(&mut self, stream: u64, m: usize, group: GroupId, ask: Ask) -> Checked {
-        let Some(room) = self.live(m).room(group) else { return Ok(()) };
+        if self.live(m).room(group).is_none() {
+            return Ok(());
+        }
         match ask {
-            Ask::Create(request) => {
+            Ask::Create(request, at) => {
+                if !self.may_watch(m, group, stream, &request)? {
+                    return self.deny(stream, at);
+                }
+                let Some(room) = self.live(m).room(group) else { return Ok(()) };
                 let past = request.start_revision > 0;
                 room.create(StreamId(stream), request);
                 if past {
                     self.catch_up(m, group)?;
                 }
             }
-            Ask::Cancel(id) => room.cancel(StreamId(stream), id),
-            Ask::Progress => room.progress(StreamId(stream)),
+            Ask::Cancel(id) => {
+                if let Some(room) = self.live(m).room(group) {
+                    room.cancel(StreamId(stream), id);
+                }
+            }
+            Ask::Progress => {
+                if let Some(room) = self.live(m).room(group) {
+                    room.progress(StreamId(stream));
+                }
+            }
         }
         self.pump_group(m, group)
+    }
+
+    /// Whether a watcher may watch what it asks for: as users are here and now, and never again.
+    fn may_watch(
+        &mut self,
+        m: usize,
+        group: GroupId,
+        stream: u64,
+        request: &CreateRequest,
+    ) -> Result<bool, Violation> {
+        // A start that nobody can have is the hub's to refuse.
+        if !self.plan.auth.on || request.start_revision < 0 {
+            return Ok(true);
+        }
+        let by = self.watchers[self.streams[&stream].w].by.clone();
+        let caller = self.caller_of_today(m, group, &by);
+        let verdict =
+            self.permits(m, group, caller.as_ref(), &Demand::Read(request.range.clone()))?;
+        Ok(verdict.is_ok())
+    }
+
+    fn deny(&mut self, stream: u64, at: Option<usize>) -> Checked {
+        let delay = self.watch_travel.between(20, 800);
+        self.after(delay, Event::Watching(Watching::Denied { stream, at }));
+        Ok(())
+    }
+
+    fn watch_denied(&mut self, stream: u64, at: Option<usize>) {
+        let Some(w) = self.streams.get(&stream).filter(|s| !s.left).map(|s| s.w) else { return };
+        if self.watchers[w].stream == Some(stream) {
+            self.trace.word(stream);
+            self.tell_watcher(w, || format!("stream {stream}: may not watch that"));
+            self.watchers[w].denied(at);
+        }
     }
 
     fn catch_up(&mut self, m: usize, group: GroupId) -> Checked {
