@@ -293,7 +293,10 @@ impl World {
 
     fn deny(&mut self, stream: u64, at: Option<usize>) -> Checked {
         let delay = self.watch_travel.between(20, 800);
-        self.after(delay, Event::Watching(Watching::Denied { stream, at }));
+        let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
+        open.tells_us = open.tells_us.max(self.now_us + delay);
+        let at_us = open.tells_us;
+        self.at(at_us, Event::Watching(Watching::Denied { stream, at }));
         Ok(())
     }
 
