@@ -94,7 +94,8 @@ pub struct AppliedBatch {
     pub state_hash: u64,
     pub pressure: Pressure,
     /// The state was replaced by a raft snapshot instead: `lease_changes` holds every lease,
-    /// watchers must catch up anew, and raft is told later (`Action::SnapshotDurable`).
+    /// watchers must catch up anew, no token is remembered, and raft is told later
+    /// (`Action::SnapshotDurable`).
     pub replaced: Option<SnapshotMeta>,
 }
 
@@ -605,6 +606,8 @@ impl Applier {
     ) -> Result<AppliedBatch, StorageError> {
         let mut batch = self.boot_batch(group)?;
         batch.replaced = Some(meta);
+        // What was skipped may have taken tokens back, and the state does not say which.
+        batch.tokens.push(TokenChange::AllGone);
         Ok(batch)
     }
 
