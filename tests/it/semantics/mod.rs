@@ -8,6 +8,7 @@
 mod alarms;
 mod compaction;
 mod headers;
+mod leaderless;
 mod leases;
 mod ranges;
 mod revisions;
