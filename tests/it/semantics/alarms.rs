@@ -92,3 +92,15 @@ fn a_request_has_a_size() {
         assert_eq!(server.revision().await, 2);
     });
 }
+
+#[test]
+fn once_the_alarm_is_answered_as_cleared_writes_pass() {
+    with_server("sem-disarm", &[], |server| async move {
+        for _ in 0..100 {
+            alarm(&server, Activate, 7, Nospace).await;
+            assert!(server.put(put("k", "")).await.is_err());
+            alarm(&server, Deactivate, 7, Nospace).await;
+            server.put(put("k", "")).await.expect("cleared");
+        }
+    });
+}

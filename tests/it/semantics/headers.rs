@@ -67,6 +67,12 @@ fn each_answer_says_who_where_and_when() {
         let added = cluster.member_add(add).await.expect("a learner").into_inner();
         without(added.header);
         let id = added.member.expect("the new member").id;
+        // Whoever asks now is told of it, with a quorum's word or without.
+        for linearizable in [true, false] {
+            let list = cluster.member_list(pb::MemberListRequest { linearizable }).await;
+            let members = list.expect("a list").into_inner().members;
+            assert!(members.iter().any(|m| m.id == id && m.is_learner), "{members:?}");
+        }
         let remove = pb::MemberRemoveRequest { id };
         without(cluster.member_remove(remove).await.expect("removed").into_inner().header);
         // and these two have none. To oneself is no move.

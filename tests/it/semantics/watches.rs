@@ -267,3 +267,18 @@ fn progress_by_interval_is_of_one_watch() {
         assert_eq!((again.watch_id, revision_of(&again.header)), (0, 2), "only who asked for it");
     });
 }
+
+#[test]
+fn from_now_on_is_behind_every_write_that_was_answered() {
+    with_server("sem-watch-now", &[], |server| async move {
+        let (mut stream, _) = Watching::start(&server, on("elsewhere", "", 0)).await;
+        for round in 0..200 {
+            let written = server.set("k", &round.to_string()).await;
+            let made = stream.create(on("k", "", 0)).await;
+            assert!(revision_of(&made.header) >= written, "made before {written}: {made:?}");
+            // An event of that write would come before the answer.
+            let gone = stream.cancel(made.watch_id).await;
+            assert!(gone.canceled && gone.events.is_empty(), "{gone:?}");
+        }
+    });
+}
