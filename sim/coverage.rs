@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 /// Corners that some seed of a long run has to reach. Names of Raft's notes are below.
 pub const PROBES: &[&str] = &[
     "checkpoint-finished",
+    "demotion-begun",
+    "demotion-ended",
     "pin-refused",
     "snapshot-chunk-served",
     "snapshot-installed",

@@ -3,7 +3,8 @@
 
 use crate::faults::Fault;
 use crate::history::Call;
-use crate::plan::SECOND;
+use crate::member::STORE;
+use crate::plan::{MS, SECOND};
 use crate::rules::is_spoilt;
 use crate::safety::{Checked, broken, ensure};
 use crate::world::{Condition, World};
@@ -12,10 +13,22 @@ use quorate::types::command::{PutRequest, RangeRequest};
 use quorate::types::{Command, KeyRange};
 use std::collections::BTreeMap;
 
+/// What a disk takes for one chunk of a state, read there and kept here.
+const CHUNK_READ_US: u64 = 2 * MS;
+
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
     pub fn bound_us(&self) -> u64 {
         self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
+    }
+
+    /// How long a state takes to fetch, chunk by chunk: with chunks of 512 bytes that is most of
+    /// the time a newcomer needs.
+    fn fetch_us(&self) -> u64 {
+        let bytes = self.slots.iter().map(|slot| slot.disk.used_below(STORE).1).max().unwrap_or(0);
+        let delay = self.plan.delay;
+        let round_us = 2 * (delay.min_us + 2 * delay.mean_us) + CHUNK_READ_US;
+        bytes.div_ceil(self.plan.snapshot_chunk_bytes as u64) * round_us
     }
 
     pub fn finale(&mut self) -> Checked {
@@ -122,7 +135,7 @@ impl World {
 
     /// Every member applies everything that is committed, and the wiped ones have stopped.
     pub fn settle(&mut self) -> Checked {
-        let end = self.now_us + self.bound_us();
+        let end = self.now_us + self.bound_us() + self.fetch_us();
         let even = |w: &World| {
             let groups = w.groups();
             let root = &w.roster.root;

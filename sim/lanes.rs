@@ -9,6 +9,7 @@ use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::snapshots::InstallOutcome;
 use quorate::node::Action;
 use quorate::types::{GroupId, StorageError};
+use std::cmp::Ordering;
 
 /// How long a lane's result takes to reach the core.
 const HAND_OVER_US: u64 = 20;
@@ -153,7 +154,13 @@ impl World {
                 let node = self.slots[m].node;
                 // What had been applied before is passed over without a verdict.
                 for (index, change) in batch.confs.iter().filter(|c| c.0 > before) {
+                    let leaving = self.safety.confs.newest(batch.group).learners_next.len();
                     self.safety.confs.on_verdict(node, batch.group, *index, change.as_ref())?;
+                    match self.safety.confs.newest(batch.group).learners_next.len().cmp(&leaving) {
+                        Ordering::Greater => self.coverage.reached("demotion-begun"),
+                        Ordering::Less => self.coverage.reached("demotion-ended"),
+                        Ordering::Equal => {}
+                    }
                 }
                 self.applied(m, batch)?;
                 Ok(Ok(()))

@@ -29,7 +29,7 @@ const HANDLES_BESIDES: usize = 4;
 /// Nodes that one job adds before anybody asks, and those that old views hold.
 const DIRTY_SLACK_BYTES: usize = 1 << 20;
 /// One step of a checkpoint in this many is looked at from the older checkpoint's side.
-const OLDER_ONE_IN: u64 = 24;
+const OLDER_ONE_IN: u64 = 8;
 
 impl World {
     /// A piece of background work is done.

@@ -297,18 +297,21 @@ impl Board {
             .map(|(f, c)| format!("{} {}/{}", f.name(), c.mattered, c.fired))
             .collect();
         println!("faults (mattered/fired): {}", faults.join(", "));
-        println!("{}", effects::report(&totals.pairs));
-        println!(
-            "abstract states: {} reached, {} of them by one seed only; {} seeds brought new ones, {} \
-             seeds were drawn from such",
-            totals.states.len(),
-            totals.states.values().filter(|n| **n == 1).count(),
-            totals.fruitful,
-            totals.derived
-        );
-        let unreached = coverage::unreached(&totals.probes);
-        if !unreached.is_empty() {
-            println!("not reached: {}", unreached.join(" "));
+        // Whole servers are not taken apart so far.
+        if !totals.states.is_empty() {
+            println!("{}", effects::report(&totals.pairs));
+            println!(
+                "abstract states: {} reached, {} of them by one seed only; {} seeds brought new ones, {} \
+                 seeds were drawn from such",
+                totals.states.len(),
+                totals.states.values().filter(|n| **n == 1).count(),
+                totals.fruitful,
+                totals.derived
+            );
+            let unreached = coverage::unreached(&totals.probes);
+            if !unreached.is_empty() {
+                println!("not reached: {}", unreached.join(" "));
+            }
         }
         let mut classes: BTreeMap<&Class, Vec<String>> = BTreeMap::new();
         for (seed, class) in &totals.failures {

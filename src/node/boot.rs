@@ -33,7 +33,8 @@
 //! | in the log, another term, or behind its end, and it is an installed snapshot | the log's new start was not written when the member stopped: it is written now |
 //! | the same, and it is not | the log has lost what was durable: refused |
 
-use super::core::{Core, CoreConfig, GroupStart};
+use super::config::CoreConfig;
+use super::core::{Core, GroupStart};
 use super::member::Member;
 use crate::btree::{CheckpointDone, Store, StoreIdentity, StoreOptions, TreeKind, View};
 use crate::io::Disk;

@@ -357,7 +357,7 @@ impl Core {
     /// others took too long.
     pub(super) fn finish_stop(&mut self) {
         let Some(since) = self.stopping_since_ms else { return };
-        let others = |entry: &super::core::Group| {
+        let others = |entry: &super::group::Group| {
             entry.leads() && entry.conf.voters.iter().any(|&voter| voter != self.config.node)
         };
         let leads = self.groups.values().any(others);

@@ -10,181 +10,26 @@
 
 use super::action::{Action, Answer, Output, Refusal, StopReason, Token};
 use super::changes::{Removal, WaitingConf};
-use super::fetch::Fetch;
-use super::lessor::{Lessor, SCAN_MS};
-use super::reads::Reads;
+use super::config::CoreConfig;
+use super::group::{Group, GroupStatus, Peer};
+use super::lessor::SCAN_MS;
 use super::requests::{INSIDE_SEQ, Request};
-use crate::codec::raft::encode_conf_change;
 use crate::multiraft::apply::{AppliedBatch, Pressure};
-use crate::multiraft::host::{Host, HostCounters, TrimPolicy};
+use crate::multiraft::host::{Host, HostCounters};
 use crate::multiraft::outbox::Outbox;
 use crate::multiraft::root::RootState;
 use crate::multiraft::turn::SoftState;
 use crate::multiraft::wire::NodeMessage;
 use crate::raft::{self, Input, Role};
-use crate::types::command::AlarmKind;
 use crate::types::map::Map;
 use crate::types::prng::Prng;
-use crate::types::{
-    ApiError, ClusterId, ConfState, GroupId, Incarnation, LogIndex, MessageBody, NodeId, limits,
-};
+use crate::types::{ApiError, GroupId, Incarnation, LogIndex, MessageBody, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Ticks made up for after a pause: more would only make a member that was paused campaign
 /// before it has read what came in meanwhile.
 const TICKS_AT_ONCE_MAX: u64 = 2;
-
-/// What a member is, and its knobs. Times in milliseconds.
-#[derive(Clone, Debug)]
-pub struct CoreConfig {
-    pub cluster: ClusterId,
-    pub node: NodeId,
-    pub incarnation: Incarnation,
-    /// Drawn anew at each start of the process: names its requests and its read rounds.
-    pub origin: u64,
-    /// Seeds the election timeouts and the ids drawn for leases.
-    pub seed: u64,
-    pub name: String,
-    pub client_urls: Vec<String>,
-    /// etcd's heartbeat interval: one raft tick.
-    pub tick_ms: u64,
-    pub election_ticks: u32,
-    pub pre_vote: bool,
-    pub bounds: raft::Bounds,
-    pub trim: TrimPolicy,
-    /// At twice this many bytes behind the store, writes are refused.
-    pub tail_bytes: u64,
-    pub request_bytes_max: usize,
-    /// 0 is unlimited.
-    pub quota_bytes: u64,
-    pub pending_max: usize,
-    pub strict_reconfig: bool,
-    pub learners_max: usize,
-    /// How long a peer must have been connected to count as healthy (etcd: 5 s).
-    pub healthy_ms: u64,
-    /// How often the rest of a long lease is put into the log; `None` is never (etcd's default).
-    pub lease_checkpoint_ms: Option<u64>,
-}
-
-impl CoreConfig {
-    /// etcd's defaults.
-    pub fn new(
-        cluster: ClusterId,
-        node: NodeId,
-        incarnation: Incarnation,
-        origin: u64,
-    ) -> CoreConfig {
-        CoreConfig {
-            cluster,
-            node,
-            incarnation,
-            origin,
-            seed: origin ^ node.0,
-            name: "default".to_string(),
-            client_urls: Vec::new(),
-            tick_ms: 100,
-            election_ticks: 10,
-            pre_vote: true,
-            bounds: raft::Bounds::default(),
-            trim: TrimPolicy {
-                keep_entries: limits::TRIM_KEEP_ENTRIES,
-                keep_bytes: limits::TRIM_KEEP_BYTES,
-                step_entries: 1000,
-            },
-            tail_bytes: limits::WAL_TAIL_BYTES,
-            request_bytes_max: limits::REQUEST_BYTES_DEFAULT,
-            quota_bytes: limits::QUOTA_BYTES_DEFAULT,
-            pending_max: limits::PENDING_PROPOSALS_MAX,
-            strict_reconfig: true,
-            learners_max: 1,
-            healthy_ms: 5_000,
-            lease_checkpoint_ms: None,
-        }
-    }
-
-    /// What a group's replica is told of the knobs.
-    pub(super) fn of_group(&self, group: GroupId) -> raft::Config {
-        let seed = Prng::stream(self.seed ^ group.0.rotate_left(32), "election").next_u64();
-        let mut config = raft::Config::new(self.node, group, seed, encode_conf_change);
-        config.election_ticks = self.election_ticks;
-        config.pre_vote = self.pre_vote;
-        config.bounds = self.bounds;
-        config
-    }
-
-    pub fn election_ms(&self) -> u64 {
-        self.tick_ms * u64::from(self.election_ticks)
-    }
-    /// How long a request may take (etcd: 5 s and twice the election timeout).
-    pub fn request_ms(&self) -> u64 {
-        5_000 + 2 * self.election_ms()
-    }
-    /// etcd's smallest TTL: one and a half election timeouts, in whole seconds.
-    pub fn ttl_seconds_min(&self) -> i64 {
-        i64::try_from((self.election_ms() * 3).div_ceil(2000)).unwrap_or(i64::MAX)
-    }
-}
-
-/// One group as the core sees it.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub soft: SoftState,
-    /// When the leader of now became known.
-    pub led_since_ms: u64,
-    pub conf: ConfState,
-    /// Applied here and visible to readers.
-    pub applied: LogIndex,
-    pub state_hash: (LogIndex, u64),
-    pub alarms: Vec<(NodeId, AlarmKind)>,
-    pub reads: Reads,
-    pub lessor: Lessor,
-    /// Up to where a fetched state has taken the place of what was applied.
-    pub replaced: LogIndex,
-    /// Requests that wait for a leader, oldest first.
-    pub parked: VecDeque<u64>,
-    /// Encoded proposals to step at the end of the turn.
-    pub outgoing: Vec<bytes::Bytes>,
-    pub fetch: Option<Fetch>,
-    /// Followers that fetch a state of this index: the log behind it is kept for them.
-    pub sending: BTreeMap<NodeId, (LogIndex, u64)>,
-    pub transfers: Vec<(Token, NodeId, u64)>,
-    pub nospace_told_ms: Option<u64>,
-}
-
-impl Group {
-    /// A group whose state machine has nothing to tell.
-    pub fn new(soft: SoftState, boot: &raft::Boot) -> Group {
-        Group {
-            soft,
-            led_since_ms: 0,
-            conf: boot.conf.clone(),
-            applied: boot.applied,
-            state_hash: (boot.applied, 0),
-            alarms: Vec::new(),
-            reads: Reads::default(),
-            lessor: Lessor::default(),
-            replaced: LogIndex::ZERO,
-            parked: VecDeque::new(),
-            outgoing: Vec::new(),
-            fetch: None,
-            sending: BTreeMap::new(),
-            transfers: Vec::new(),
-            nospace_told_ms: None,
-        }
-    }
-
-    pub fn leads(&self) -> bool {
-        self.soft.role == Role::Leader
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    /// Since when the stream is up, or down.
-    pub up: bool,
-    pub since_ms: u64,
-}
 
 /// What the core counts; every field only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,20 +48,6 @@ pub struct CoreCounters {
     /// Logs whose start was made up for at boot: the member had stopped between a raft snapshot's
     /// checkpoint and the log's new start.
     pub log_starts_amended: u64,
-}
-
-/// One group, for metrics, `Status` and the simulator.
-#[derive(Clone, Debug)]
-pub struct GroupStatus {
-    pub raft: raft::Status,
-    pub applied: LogIndex,
-    /// Applied index and rolling hash of the state there.
-    pub state_hash: (LogIndex, u64),
-    pub leases: usize,
-    pub alarms: Vec<(NodeId, AlarmKind)>,
-    pub reads_waiting: usize,
-    pub parked: usize,
-    pub fetching: bool,
 }
 
 /// See the module's documentation.

@@ -8,7 +8,8 @@
 //! checkpoint holds the group, and then waits at boot as an orphan for its creation to be applied
 //! again.
 
-use super::core::{Core, Group};
+use super::core::Core;
+use super::group::Group;
 use crate::multiraft::meta::GroupMeta;
 use crate::multiraft::snapshots::InstallStep;
 use crate::multiraft::turn::{SoftState, boot_hard_state};

@@ -21,8 +21,10 @@
 pub mod action;
 pub mod boot;
 mod changes;
+pub mod config;
 pub mod core;
 mod fetch;
+mod group;
 mod groups;
 pub mod handle;
 mod leases;
@@ -49,7 +51,9 @@ mod tests;
 
 pub use action::{Action, Answer, Output, Refusal, StopReason, Token};
 pub use boot::{BootConfig, BootError, Founding, boot};
-pub use core::{Core, CoreConfig, CoreCounters, GroupStatus};
+pub use config::CoreConfig;
+pub use core::{Core, CoreCounters};
+pub use group::GroupStatus;
 pub use handle::NodeHandle;
 pub use member::Member;
 pub use membership::MembershipChange;

@@ -20,6 +20,7 @@ mod http;
 mod layers;
 mod membership;
 mod recipes;
+mod semantics;
 mod store_corpus;
 mod wal_corpus;
 mod web;

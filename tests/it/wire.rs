@@ -27,7 +27,7 @@ fn channel(address: &str) -> Channel {
 }
 
 /// A stream of what is sent into a channel.
-struct Sent<T>(mpsc::UnboundedReceiver<T>);
+pub struct Sent<T>(pub mpsc::UnboundedReceiver<T>);
 
 impl<T> tokio_stream::Stream for Sent<T> {
     type Item = T;

@@ -2,7 +2,7 @@ use super::cluster::{Cluster, founders, group_ids};
 use crate::io::{Disk, MemDisk};
 use crate::node::action::Action;
 use crate::node::boot::{BootConfig, BootError, Founding, boot};
-use crate::node::core::CoreConfig;
+use crate::node::config::CoreConfig;
 use crate::types::{ClusterId, Command, GroupId, Incarnation, NodeId};
 use std::path::Path;
 use std::sync::Arc;

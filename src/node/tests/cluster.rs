@@ -7,7 +7,7 @@ use crate::multiraft::wire::NodeMessage;
 use crate::mvcc::KeyspaceView;
 use crate::node::action::{Action, Answer, Output, StopReason, Token};
 use crate::node::boot::{BootConfig, BootError, Founding, boot};
-use crate::node::core::CoreConfig;
+use crate::node::config::CoreConfig;
 use crate::node::member::Member;
 use crate::node::membership::{cluster_id, member_id};
 use crate::types::command::{PutRequest, RangeRequest};

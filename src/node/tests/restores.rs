@@ -5,7 +5,7 @@ use crate::io::{Disk, MemDisk, OpenMode};
 use crate::multiraft::snapshots::Pin;
 use crate::node::action::Action;
 use crate::node::boot::{BootConfig, BootError, Founding, boot};
-use crate::node::core::CoreConfig;
+use crate::node::config::CoreConfig;
 use crate::node::membership::member_id;
 use crate::node::portable::{SnapshotReader, SnapshotWriter};
 use crate::node::restore::{
