@@ -154,7 +154,7 @@ impl Session {
                 };
                 match refused {
                     None => self.hub.create(create),
-                    Some(refused) => self.parts.push_back(refused),
+                    Some(refused) => self.refuse(refused),
                 }
             }
             Some(RequestUnion::CancelRequest(cancel)) => self.hub.cancel(cancel.watch_id),
@@ -196,6 +196,19 @@ impl Session {
                 ..WatchFrame::default()
             }
         })
+    }
+
+    /// Clients know by the order which of their requests an answer is to: what the hub has to say to
+    /// those before goes first.
+    fn refuse(&mut self, refused: WatchFrame) {
+        loop {
+            let said = self.hub.said();
+            if said.is_empty() {
+                break;
+            }
+            self.say(said);
+        }
+        self.parts.push_back(refused);
     }
 
     fn say(&mut self, out: Vec<WatchOut>) {

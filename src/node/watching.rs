@@ -177,13 +177,18 @@ impl WatchStream {
         }
     }
 
+    /// What there is to send at this moment, in order; nothing if there is nothing.
+    pub fn said(&self) -> Vec<WatchOut> {
+        self.with_room(|room| room.take(self.id, TAKE_BYTES))
+    }
+
     /// The next things to send, in order, never empty; `None` when the member stops.
     pub async fn next(&self) -> Option<Vec<WatchOut>> {
         loop {
             if self.shared.is_stopping() {
                 return None;
             }
-            let out = self.with_room(|room| room.take(self.id, TAKE_BYTES));
+            let out = self.said();
             if !out.is_empty() {
                 return Some(out);
             }

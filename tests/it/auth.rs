@@ -190,6 +190,32 @@ async fn watch(channel: &Channel, key: &str, end: &str, token: Option<&str>) -> 
     Ok(())
 }
 
+/// Creations are answered in the order they were asked for, refused ones among them: a client that
+/// does not wait for each has nothing else to tell them apart by.
+#[tokio::test]
+async fn watches_are_answered_in_order() {
+    let cluster = Cluster::start("auth-watches", 1, &["--bcrypt-cost=4"]);
+    let channel = channel(&cluster.endpoints());
+    enable(&channel).await;
+    let alice = token(&channel, "alice").await.expect("the password is right");
+    let keys = ["a1", "secret", "a2", "a3", "secret", "secret", "a4"];
+    let create = |key: &&str| pb::WatchRequest {
+        request_union: Some(pb::watch_request::RequestUnion::CreateRequest(
+            pb::WatchCreateRequest { key: key.to_string().into(), ..Default::default() },
+        )),
+    };
+    // At once, and the stream stays open.
+    let ask = tokio_stream::iter(keys.iter().map(create).collect::<Vec<_>>());
+    let ask = tokio_stream::StreamExt::chain(ask, tokio_stream::pending());
+    let answer = WatchClient::new(channel.clone()).watch(with_token(ask, Some(&alice))).await;
+    let mut answers = answer.expect("a stream").into_inner();
+    for key in keys {
+        let answer = answers.message().await.expect("the stream lives").expect("an answer");
+        assert!(answer.created, "{answer:?}");
+        assert_eq!(answer.canceled, key == "secret", "{key}: {answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn no_rpc_was_forgotten() {
     let cluster = Cluster::start("auth", 1, &["--bcrypt-cost=4"]);
