@@ -80,6 +80,8 @@ pub struct Totals {
     pub derived: u64,
     /// Plain seeds without a finding.
     pub clean: Vec<u64>,
+    /// Clean ones besides, that were drawn from seeds.
+    pub clean_derived: u64,
 }
 
 impl Board {
@@ -144,6 +146,9 @@ impl Board {
         if let Some(seed) = stuck {
             let detail = format!("still running after {SEED_WALL_MAX:?}");
             let violation = Violation { rule: rule!("hang"), detail };
+            lock(&self.totals).failures.push((seed.clone(), Class::of(&violation)));
+            // What ran before it did run.
+            self.enter_in_ledger();
             failure::print(self.tier, &Job::new(seed), &Outcome::default(), &violation);
             println!("0 passed, 1 failed");
             std::process::exit(1);
@@ -370,7 +375,7 @@ impl Totals {
         match violation {
             Some(violation) => self.failures.push((job.seed.clone(), Class::of(violation))),
             None if job.seed.is_plain() => self.clean.push(job.seed.number),
-            None => {}
+            None => self.clean_derived += 1,
         }
         fresh
     }

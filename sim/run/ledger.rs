@@ -76,10 +76,11 @@ fn line(tier: &str, totals: &Totals) -> String {
     let failed: Vec<String> =
         totals.failures.iter().map(|(seed, class)| format!("{seed}:{}", class.rule)).collect();
     format!(
-        "{} {tier} clean {} ({} seeds, {:.0} virtual s, {} events) failed {}",
+        "{} {tier} clean {} ({} seeds and {} drawn from such, {:.0} virtual s, {} events) failed {}",
         commit(),
         ranges(&totals.clean),
         totals.clean.len(),
+        totals.clean_derived,
         totals.virtual_us as f64 / 1e6,
         totals.events,
         if failed.is_empty() { "none".to_owned() } else { failed.join(" ") }
