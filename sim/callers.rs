@@ -30,6 +30,9 @@ pub struct AuthPlan {
     /// How many of some sixty calls change users and roles.
     pub changes: u64,
     pub token_ttl_ms: u64,
+    /// Clients look for where rights end: ranges that begin and end right behind keys, leases of
+    /// others.
+    pub edges: bool,
 }
 
 impl AuthPlan {
@@ -43,6 +46,7 @@ impl AuthPlan {
             strangers: pick(&[0, 1]) == 1,
             changes: pick(&[1, 2, 6]),
             token_ttl_ms: pick(&[2_000, 300_000]),
+            edges: pick(&[1, 0]) == 1,
         }
     }
 }
@@ -56,6 +60,7 @@ impl Field for AuthPlan {
             strangers: field(&fields, "strangers")?,
             changes: field(&fields, "changes")?,
             token_ttl_ms: field(&fields, "token_ttl_ms")?,
+            edges: field(&fields, "edges")?,
         })
     }
 }

@@ -68,6 +68,17 @@ pub const OP_KINDS: [OpKind; 19] = [
     OpKind::Users,
 ];
 
+/// What is asked about leases and with them, and how often where the rights to their keys are to be
+/// found out: keys on leases are soon written by others, and are on none any more.
+const LEASE_OPS: [(OpKind, u64); 6] = [
+    (OpKind::LeaseGrant, 2),
+    (OpKind::LeaseRevoke, 4),
+    (OpKind::LeaseKeepAlive, 2),
+    (OpKind::LeasePut, 10),
+    (OpKind::LeaseTtl, 2),
+    (OpKind::Leases, 3),
+];
+
 field_of!(OpKind, OP_KINDS);
 
 /// Delays of one link, in microseconds.
@@ -266,6 +277,9 @@ impl Plan {
         // Where users count somebody changes them.
         if plan.auth.on {
             plan.ops.insert(OpKind::Users, plan.auth.changes);
+            if plan.auth.edges {
+                plan.ops.extend(LEASE_OPS);
+            }
         }
         plan.auth.on &= !swarm.idle;
         if swarm.idle {

@@ -44,6 +44,8 @@ struct Memory {
 const LATE_CALLS: u64 = 1_000_000;
 /// Each client's leases have numbers in a range of its own.
 const LEASES_EACH: u64 = 10_000_000;
+/// Leases that a client remembers of a group.
+const LEASES_MAX: usize = 8;
 
 /// A call without an answer so far.
 #[derive(Clone, Debug)]
@@ -324,7 +326,7 @@ impl Client {
                     && id.0 as u64 % LEASES_EACH < PROGRAM_LEASES
                 {
                     memory.leases.push(*id);
-                    if memory.leases.len() > 8 {
+                    if memory.leases.len() > LEASES_MAX {
                         memory.leases.remove(0);
                     }
                 }

@@ -7,9 +7,10 @@
 //! signed one, or a certificate; who is told that its token is unknown, or older than the users of
 //! today, asks for a new one, as a client of etcd's does.
 
-use super::{Client, LATE_CALLS};
+use super::programs::PROGRAM_LEASES;
+use super::{Client, LATE_CALLS, LEASES_EACH, LEASES_MAX};
 use crate::callers::{Credential, ROLES, USERS, permission};
-use crate::history::{Answer, Call};
+use crate::history::{Answer, Call, LeaseRow};
 use crate::plan::Plan;
 use bytes::Bytes;
 use quorate::types::auth::{AuthCommand, Caller, ROOT};
@@ -66,6 +67,10 @@ impl Person {
 /// A range that a role is given: of some keys, not of all.
 fn some_range(rng: &mut Prng, plan: &Plan) -> KeyRange {
     let hot = |rng: &mut Prng| plan.key(true, rng.below(plan.hot_keys));
+    if plan.auth.edges && rng.chance(1, 3) {
+        let key = hot(rng);
+        return edge(rng, key);
+    }
     match rng.below(6) {
         0 => KeyRange::single(hot(rng)),
         1 => KeyRange::new("hot/", "hot0"),
@@ -73,6 +78,17 @@ fn some_range(rng: &mut Prng, plan: &Plan) -> KeyRange {
         3 => KeyRange::new(hot(rng), vec![0]),
         4 => KeyRange::new(plan.key(false, rng.below(plan.cold_keys)), "hot/zz"),
         _ => KeyRange::new(vec![0], vec![0]),
+    }
+}
+
+/// A key alone in other words, or with what comes right behind it, or only that.
+pub(super) fn edge(rng: &mut Prng, key: Bytes) -> KeyRange {
+    let behind = |byte: u8| [&key[..], &[byte]].concat();
+    match rng.below(4) {
+        0 => KeyRange::single(key),
+        1 => KeyRange::new(key.clone(), behind(0)),
+        2 => KeyRange::new(key.clone(), behind(b'!')),
+        _ => KeyRange::new(behind(0), "hot0"),
     }
 }
 
@@ -160,6 +176,9 @@ impl Client {
     /// What follows from an answer for the client's papers, and the operator's plan.
     pub fn people_answered(&mut self, plan: &Plan, group: GroupId, call: &Call, answer: &Answer) {
         let Some(person) = self.person.clone() else { return };
+        if let (Answer::Leases { leases, .. }, true) = (answer, plan.auth.edges) {
+            self.learn_leases(plan, group, leases);
+        }
         let papers = self.papers.entry(group).or_default();
         let command = match call {
             Call::Write(Command::Auth(command)) => Some(command),
@@ -195,6 +214,19 @@ impl Client {
         if let (0, Some(command)) = (self.id, command) {
             papers.operated(&setup(plan, group), command, answer);
         }
+    }
+
+    /// Leases of others are there to be used and ended, but for those of programs and keepers.
+    fn learn_leases(&mut self, plan: &Plan, group: GroupId, leases: &[LeaseRow]) {
+        let known = &mut self.memory.entry(group).or_default().leases;
+        let free =
+            |id: u64| id % LEASES_EACH < PROGRAM_LEASES && id / LEASES_EACH < plan.clients as u64;
+        for (id, ..) in leases.iter().rev().filter(|lease| free(lease.0.0 as u64)).take(3) {
+            if !known.contains(id) {
+                known.push(*id);
+            }
+        }
+        known.drain(..known.len().saturating_sub(LEASES_MAX));
     }
 
     /// A change of users and roles, where they count. Only the operator lets them count no more:

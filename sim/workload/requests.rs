@@ -1,6 +1,7 @@
 //! What a client writes into a request: keys, values and every option there is.
 
 use super::Client;
+use super::people::edge;
 use crate::plan::Plan;
 use bytes::Bytes;
 use quorate::mvcc::check_txn;
@@ -23,6 +24,10 @@ impl Client {
     }
 
     pub(super) fn range(&mut self, plan: &Plan) -> KeyRange {
+        if plan.auth.on && plan.auth.edges && self.rng.chance(1, 3) {
+            let key = self.key(plan);
+            return edge(&mut self.rng, key);
+        }
         match self.rng.below(5) {
             0 => KeyRange::new("hot/", "hot0"),
             1 => KeyRange::new("cold/", "cold0"),
