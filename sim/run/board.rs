@@ -26,6 +26,8 @@ const SEED_WALL_MAX: Duration = Duration::from_secs(90);
 /// first few.
 const TWICE_ONE_IN: u64 = 20;
 const TWICE_FIRST: u64 = 5;
+/// Seeds that are remembered for each pair of effects.
+const PAIR_SEEDS_MAX: usize = 4;
 
 pub struct Board {
     pub tier: &'static Tier,
@@ -71,6 +73,8 @@ pub struct Totals {
     pub twice: BTreeMap<Seed, (u64, u64)>,
     pub faults: Counters,
     pub pairs: BTreeMap<Pair, PairCount>,
+    /// Some clean seeds in which each pair occurs.
+    pub pair_seeds: BTreeMap<Pair, Vec<Seed>>,
     /// In how many seeds each abstract state was reached.
     pub states: Map<u64, u32>,
     pub probes: BTreeMap<&'static str, u64>,
@@ -366,6 +370,14 @@ impl Totals {
         self.checked.add(outcome.checked);
         self.faults.merge(&outcome.faults);
         effects::merge(&mut self.pairs, &outcome.pairs);
+        if violation.is_none() {
+            for pair in outcome.pairs.iter().filter(|(_, count)| count.seen > 0).map(|p| *p.0) {
+                let seeds = self.pair_seeds.entry(pair).or_default();
+                if seeds.len() < PAIR_SEEDS_MAX {
+                    seeds.push(job.seed.clone());
+                }
+            }
+        }
         for (name, count) in &outcome.probes {
             *self.probes.entry(name).or_default() += count;
         }

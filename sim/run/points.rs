@@ -84,17 +84,25 @@ pub fn enumerate(tier: &'static Tier, first: &Job, all: bool) -> ExitCode {
 }
 
 /// Pairs that chance has not crashed in yet are crashed in on purpose: seeds that ran clean are played
-/// again with a crash at a place of such a pair, until every pair has one or the time is up.
+/// again with a crash at a place of such a pair, until every pair has one or the time is up. Those
+/// that are known to have such a pair come first.
 pub fn fill(board: &Board, budget: Duration) {
     let started = Instant::now();
-    let seeds: Vec<u64> = lock(&board.totals).clean.clone();
+    let seeds: Vec<Seed> = {
+        let totals = lock(&board.totals);
+        let missed = totals.pairs.iter().filter(|(_, count)| count.crashed == 0).map(|p| p.0);
+        let known = missed.filter_map(|pair| totals.pair_seeds.get(pair)).flatten().cloned();
+        let others = totals.clean.iter().map(|number| Seed::new(*number));
+        let mut listed = std::collections::BTreeSet::new();
+        known.chain(others).filter(|seed| listed.insert(seed.clone())).collect()
+    };
     let next = AtomicUsize::new(0);
     let runs = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    let one = |seed: u64| {
-        let job = Job::new(Seed::new(seed));
+    let one = |seed: &Seed| {
+        let job = Job::new(seed.clone());
         let places = play_apart(board.tier, &Job { places: true, ..job.clone() }).places;
-        let mut rng = Prng::stream(seed, "fill");
+        let mut rng = Prng::stream(seed.number, "fill");
         let mut by_pair: BTreeMap<Pair, Vec<Place>> = BTreeMap::new();
         for place in places {
             by_pair.entry(place.pair).or_default().push(place);
@@ -111,7 +119,7 @@ pub fn fill(board: &Board, budget: Duration) {
             runs.fetch_add(1, Ordering::Relaxed);
             effects::merge(&mut lock(&board.totals).pairs, &outcome.pairs);
             if let Some(violation) = outcome.violation.take() {
-                lock(&board.totals).failures.push((Seed::new(seed), Class::of(&violation)));
+                lock(&board.totals).failures.push((seed.clone(), Class::of(&violation)));
                 println!("crash at {:?}", job.point);
                 failure::print(board.tier, &job, &outcome, &violation);
             }
@@ -125,7 +133,7 @@ pub fn fill(board: &Board, budget: Duration) {
                     if !missing || started.elapsed() > budget {
                         return;
                     }
-                    one(*seed);
+                    one(seed);
                 }
             });
         }

@@ -142,8 +142,11 @@ pub fn check_change(
                 MembershipChange::Joint { .. } | MembershipChange::LeaveJoint => {
                     Err(ApiError::MemberNotFound)
                 }
-                // Whether the whole leaves the cluster healthy is looked at below: one step of a
-                // replacement alone may not.
+                // What only makes sense together with the rest is looked at together, below.
+                MembershipChange::Remove { id } => Ok(RootChange::Remove(id)),
+                MembershipChange::Demote { id } => Ok(RootChange::Demote(id)),
+                // Whether the whole leaves the cluster healthy, too: one step of a replacement
+                // alone may not.
                 other => check_change(root, other, &Health { strict: false, ..health.clone() }),
             };
             let changes = changes.into_iter().map(plain).collect::<Result<Vec<_>, _>>()?;
@@ -370,6 +373,44 @@ mod tests {
         let local = id("http://127.0.0.1:12380", "etcd-cluster");
         assert_eq!(local, NodeId(0xddd6_7b31_2462_fd7b));
         assert_eq!(cluster_id([local]), ClusterId(0xa7ef_944b_9571_1739));
+    }
+
+    #[test]
+    fn a_joint_change_is_judged_as_a_whole() {
+        let voter = |id| Member { id: NodeId(id), ..Member::default() };
+        let root = |ids: &[u64]| RootState {
+            members: ids.iter().map(|&id| (NodeId(id), voter(id))).collect(),
+            ..RootState::default()
+        };
+        let all: BTreeSet<NodeId> = (1..=3).map(NodeId).collect();
+        let health = Health { strict: true, connected: all.clone(), up: all, ..Health::default() };
+        let joint = |changes: Vec<MembershipChange>, root: &RootState| {
+            let change = MembershipChange::Joint { changes, auto_leave: true };
+            check_change(root, change, &health)
+        };
+        let add = MembershipChange::Add {
+            peer_urls: urls("http://a:1"),
+            learner: false,
+            unix_seconds: 9,
+        };
+        let demote = MembershipChange::Demote { id: NodeId(3) };
+        let remove = MembershipChange::Remove { id: NodeId(1) };
+        // A voter becomes a learner beside other changes, or alone in a joint one.
+        let three = root(&[1, 2, 3]);
+        joint(vec![demote.clone()], &three).expect("two voters are left");
+        joint(vec![demote.clone(), remove.clone()], &three).expect("one voter is left");
+        assert_eq!(
+            check_change(&three, demote.clone(), &health),
+            Err(ApiError::MemberNotFound),
+            "a plain change makes no learner of a voter"
+        );
+        // The last voter may go when another one comes, once that one is connected.
+        let lone = root(&[1]);
+        let swap = joint(vec![add, remove.clone()], &lone);
+        assert_eq!(swap, Err(ApiError::Unhealthy), "nobody has heard of the new one");
+        assert_eq!(joint(vec![remove], &lone), Err(ApiError::NotEnoughStarted));
+        let unknown = MembershipChange::Demote { id: NodeId(9) };
+        assert_eq!(joint(vec![unknown], &three), Err(ApiError::MemberNotFound));
     }
 
     #[test]
