@@ -63,6 +63,9 @@ pub struct Totals {
     pub core_s: f64,
     pub events: u64,
     pub virtual_us: u64,
+    /// The same, seeds that were played twice counted so: what the processor's time was spent on.
+    pub played_events: u64,
+    pub played_us: u64,
     pub acked: u64,
     pub elections: u64,
     pub restarts: u64,
@@ -293,8 +296,8 @@ impl Board {
         println!("sampled: {}", totals.checked);
         println!(
             "{:.0} virtual seconds per core second, {:.0} events per core second",
-            virtual_s / totals.core_s.max(1e-3),
-            totals.events as f64 / totals.core_s.max(1e-3)
+            totals.played_us as f64 / 1e6 / totals.core_s.max(1e-3),
+            totals.played_events as f64 / totals.core_s.max(1e-3)
         );
         if !lock(&self.source).dry {
             println!("the time was up before all the seeds that were asked for had run");
@@ -362,6 +365,9 @@ impl Totals {
         self.derived += u64::from(!job.seed.is_plain());
         self.events += outcome.events;
         self.virtual_us += outcome.virtual_us;
+        let plays = 1 + u64::from(twice);
+        self.played_events += outcome.events * plays;
+        self.played_us += outcome.virtual_us * plays;
         self.acked += outcome.acked;
         self.elections += outcome.elections;
         self.restarts += outcome.restarts;

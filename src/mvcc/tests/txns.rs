@@ -163,8 +163,14 @@ fn a_delete_of_everything_then_a_put() {
     kit.put("b", "1");
     let txn = then(vec![op_delete("a", "\0"), op_put("b", "2")]);
     check_txn(&txn, 128).unwrap();
-    kit.txn(txn);
+    let applied = kit.apply(&Command::Txn(txn));
     assert_eq!(kit.get("b"), Some(kv("b", "2", 3, 3, 1)));
+    // What creates a key has nothing before it, even if the same revision has deleted one.
+    let before = Some(kv("b", "1", 2, 2, 1));
+    let told: Vec<_> = applied.events.iter().map(|e| e.prev_kv.clone()).collect();
+    assert_eq!(told, [before, None]);
+    let feed = kit.keyspace.view().feed(3, 3, 10, 1000, true, &mut |_| true).unwrap();
+    assert_eq!(feed.revisions[0].events.to_vec(), applied.events);
 }
 
 #[test]

@@ -194,6 +194,15 @@ fn ranges_filters_and_previous_pairs() {
         assert_eq!(previous(&before.next().await), None, "there was none");
         assert_eq!(previous(&before.next().await), Some((b"1".to_vec(), 3)));
         assert_eq!(previous(&before.next().await), Some((b"2".to_vec(), 4)));
+        // Who is created has nothing before, even where the same revision deletes the one before.
+        server.set("c", "3").await;
+        assert_eq!(previous(&before.next().await), None);
+        let anew = [Op::RequestDeleteRange(delete("b", "\0")), Op::RequestPut(put("c", "4"))];
+        server.txn(txn(anew)).await.expect("a delete from a key on may stand beside a put");
+        let told = before.next().await;
+        assert_eq!(changed(&told), ["DELETE c", "PUT c"]);
+        assert_eq!(previous(&told), Some((b"3".to_vec(), 6)));
+        assert!(told.events[1].prev_kv.is_none(), "{told:?}");
     });
 }
 
