@@ -222,8 +222,11 @@ impl Write<'_> {
 
     fn record(&mut self, key: &Bytes, kv: Option<KeyValue>) {
         let main = self.model.revision + 1;
-        // What an earlier change of the same revision made is no previous version.
-        let prev_kv = self.model.version_at(key, main - 1).cloned();
+        // What an earlier change of the same revision made is no previous version, and a key that
+        // is created has none, even if this revision has deleted one.
+        let is_created = kv.as_ref().is_some_and(|kv| kv.create_revision == main);
+        let before = if is_created { None } else { self.model.version_at(key, main - 1) };
+        let prev_kv = before.cloned();
         let (kind, seen) = match &kv {
             Some(kv) => (EventKind::Put, kv.clone()),
             None => {

@@ -267,7 +267,8 @@ impl<'a> Write<'a> {
     }
 }
 
-/// The event of a change; a delete's has only the key and the revision.
+/// The event of a change; a delete's has only the key and the revision. What creates a key has
+/// nothing before it, even where the same revision has just deleted one (etcd's `IsCreateEvent`).
 pub(super) fn event_of(record: &Record, prev_kv: Option<KeyValue>) -> Event {
     if record.tombstone() {
         let kv = KeyValue {
@@ -278,5 +279,7 @@ pub(super) fn event_of(record: &Record, prev_kv: Option<KeyValue>) -> Event {
         return Event { kind: EventKind::Delete, kv, prev_kv };
     }
     let value = record.value().unwrap_or_default();
-    Event { kind: EventKind::Put, kv: record.key_value(value), prev_kv }
+    let kv = record.key_value(value);
+    let prev_kv = prev_kv.filter(|_| kv.create_revision < kv.mod_revision);
+    Event { kind: EventKind::Put, kv, prev_kv }
 }

@@ -65,7 +65,11 @@ impl Model {
             self.contents(change.revision.main - 1).get(&change.key).filter(|_| prev).cloned();
         let main = change.revision.main;
         match &change.kv {
-            Some(kv) => Event { kind: EventKind::Put, kv: kv.clone(), prev_kv },
+            Some(kv) => {
+                let is_created = kv.create_revision == kv.mod_revision;
+                let prev_kv = prev_kv.filter(|_| !is_created);
+                Event { kind: EventKind::Put, kv: kv.clone(), prev_kv }
+            }
             None => {
                 let kv =
                     KeyValue { key: change.key.clone(), mod_revision: main, ..KeyValue::default() };
