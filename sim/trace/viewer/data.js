@@ -216,8 +216,9 @@ function workEntries(e) {
   return e.entries;
 }
 
-/** A violation's words without the fields of requests that say nothing. */
+/** A violation's words without the fields of requests that say nothing, long keys cut short. */
 const short = (words) => words
+  .replace(/(\w)\1{15,}/g, (run, one) => `${one}${one}…(${run.length})`)
   .replace(/\b(limit|revision|(min|max)_(mod|create)_revision): 0(, | (?=}))/g, "")
   .replace(/\b(serializable|keys_only|count_only|prev_kv|ignore_value|ignore_lease): false(, | (?=}))/g, "")
   .replace(/\bsort_order: None(, | (?=}))|\bsort_target: Key(, | (?=}))|, end: b""|\blease: LeaseId\(0\)(, )?/g, "")
