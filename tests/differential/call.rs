@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Past this a server that does not answer is taken to hang.
-const CALL_MAX: Duration = Duration::from_secs(30);
+const CALL_MAX: Duration = Duration::from_secs(10);
 
 macro_rules! rpcs {
     ($($name:ident $path:literal $request:ty, $reply:ty;)*) => {

@@ -319,7 +319,7 @@ impl<'a> Player<'a> {
         let pair = self.pair;
         let [with_etcd, with_ours] = self.credentials();
         let (from_etcd, from_ours) = tokio::join!(
-            send(&pair.etcd.channel, &etcd, with_etcd),
+            send_to_etcd(&pair.etcd, &etcd, with_etcd),
             send(&pair.ours.channel, &ours, with_ours)
         );
         self.note(&etcd, &from_etcd);
@@ -380,6 +380,17 @@ fn readable(call: &Call) -> String {
         }
         call => format!("{call:?}"),
     }
+}
+
+/// etcd's raft drops a change of the membership that comes before the one ahead of it is wholly done,
+/// and the server then waits for it without end: nothing has happened, so it is asked again.
+async fn send_to_etcd(etcd: &Server, call: &Call, metadata: MetadataMap) -> Answer {
+    let answer = send(&etcd.channel, call, metadata.clone()).await;
+    let is_lost = matches!(&answer, Answer::Refused(tonic::Code::Cancelled, text) if text == "Timeout expired");
+    if is_lost && call.path().starts_with("/etcdserverpb.Cluster/Member") {
+        return send(&etcd.channel, call, metadata).await;
+    }
+    answer
 }
 
 async fn keep_alive(server: &Server, ids: &[i64], metadata: MetadataMap) -> Vec<Answer> {
