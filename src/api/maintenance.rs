@@ -9,7 +9,7 @@ use super::proto::etcdserverpb as pb;
 use super::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::mvcc::HashKv;
 use crate::node::NodeHandle;
-use crate::types::command::{AlarmAction, AlarmKind, Command};
+use crate::types::command::{AlarmKind, Command};
 use crate::types::reply::Reply;
 use crate::types::version::{ETCD_VERSION, STORAGE_VERSION};
 use crate::types::{GroupId, NodeId};
@@ -54,15 +54,16 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
         let caller = caller_of(&request);
-        let Some(alarm) = convert::alarm_from_proto(&request.into_inner()) else {
+        let asked = request.into_inner();
+        let auth = self.node.auth(GroupId::ROOT).map_err(|error| status(&error))?;
+        // Who may not ask hears that first, whatever the question.
+        let is_get = asked.action == pb::alarm_request::AlarmAction::Get as i32;
+        let caller = caller.as_ref();
+        let permitted = if is_get { auth.check_known(caller) } else { auth.check_admin(caller) };
+        permitted.map_err(|error| status(&error))?;
+        let Some(alarm) = convert::alarm_from_proto(&asked) else {
             return Err(Status::invalid_argument("quorate: unknown alarm or alarm action"));
         };
-        let auth = self.node.auth(GroupId::ROOT).map_err(|error| status(&error))?;
-        let permitted = match alarm.action {
-            AlarmAction::Get => auth.check_known(caller.as_ref()),
-            AlarmAction::Activate | AlarmAction::Deactivate => auth.check_admin(caller.as_ref()),
-        };
-        permitted.map_err(|error| status(&error))?;
         let done = self
             .node
             .propose(GroupId::ROOT, Command::Alarm(alarm))
