@@ -47,9 +47,6 @@ pub fn answer(answer: Answer, server: &Server) -> Answer {
     let mut reply = match answer {
         Answer::Reply(reply) => reply,
         Answer::Refused(code, text) => {
-            // An id has the second of its making in it: added again within that second a member is
-            // the same one, and one at the same address afterwards.
-            let text = text.replace("member ID already exist", "Peer URLs already exists");
             return Answer::Refused(code, text.replace(&server.member_id.to_string(), "MEMBER"));
         }
         other @ (Answer::Told(_) | Answer::Broken(_)) => return other,

@@ -12,7 +12,7 @@ use prost::Message as _;
 use quorate::api::proto::etcdserverpb as pb;
 use quorate::api::proto::v3electionpb as election;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::metadata::MetadataMap;
 
 /// One step of a sequence.
@@ -318,6 +318,9 @@ impl<'a> Player<'a> {
     ) -> Result<(Answer, Answer), Difference> {
         let pair = self.pair;
         let [with_etcd, with_ours] = self.credentials();
+        if matches!(etcd, Call::MemberAdd(_)) {
+            far_from_the_next_second().await;
+        }
         let (from_etcd, from_ours) = tokio::join!(
             send_to_etcd(&pair.etcd, &etcd, with_etcd),
             send(&pair.ours.channel, &ours, with_ours)
@@ -379,6 +382,17 @@ fn readable(call: &Call) -> String {
             format!("Put({short:?} with {} bytes of value)", put.value.len())
         }
         call => format!("{call:?}"),
+    }
+}
+
+/// A new member's id has the second of its making in it: whether one is the same as before, or as one
+/// that was removed, must not depend on which of the two servers was asked first.
+async fn far_from_the_next_second() {
+    const ENOUGH: Duration = Duration::from_millis(100);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    let left = Duration::from_secs(1) - Duration::from_nanos(now.subsec_nanos().into());
+    if left < ENOUGH {
+        tokio::time::sleep(left + Duration::from_millis(1)).await;
     }
 }
 
