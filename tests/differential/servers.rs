@@ -81,10 +81,20 @@ pub struct Pair {
     pub etcd: Server,
     process: Child,
     _cluster: Cluster,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Pair {
+    /// Whether etcd has ended over a range after a txn in which a key changed twice, as 3.5 does
+    /// once that revision is compacted.
+    pub fn has_etcd_died(&mut self) -> bool {
+        if !matches!(self.process.try_wait(), Ok(Some(_))) {
+            return false;
+        }
+        let log = std::fs::read_to_string(self.dir.path().join("etcd.log")).unwrap_or_default();
+        log.contains("range failed to find revision pair")
+    }
+
     pub async fn start(etcd: &Path) -> Pair {
         let dir = TempDir::new("differential");
         let (client, peer) = (free_port(), free_port());
@@ -113,7 +123,7 @@ impl Pair {
             etcd: Server::new("etcd", &address).await,
             process,
             _cluster: cluster,
-            _dir: dir,
+            dir,
         }
     }
 }

@@ -219,7 +219,7 @@ fn the_past_comes_whole_and_in_order_on_a_second_stream() {
         let note = |answer: &pb::WatchResponse, revisions: &mut Vec<i64>| {
             let told: Vec<i64> =
                 answer.events.iter().map(|e| e.kv.as_ref().expect("a pair").mod_revision).collect();
-            assert!(told.len() % 4 == 0 && told.is_sorted(), "{told:?}");
+            assert!(told.len().is_multiple_of(4) && told.is_sorted(), "{told:?}");
             assert!(revision_of(&answer.header) >= *told.last().expect("never empty"));
             revisions.extend(told.iter().step_by(4));
         };
