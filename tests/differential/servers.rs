@@ -88,8 +88,13 @@ impl Pair {
     /// Whether etcd has ended over a range after a txn in which a key changed twice, as 3.5 does
     /// once that revision is compacted.
     pub fn has_etcd_died(&mut self) -> bool {
-        if !matches!(self.process.try_wait(), Ok(Some(_))) {
-            return false;
+        let begun = Instant::now();
+        while !matches!(self.process.try_wait(), Ok(Some(_))) {
+            // What it was asked fails a moment before it is gone.
+            if begun.elapsed() > Duration::from_secs(1) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let log = std::fs::read_to_string(self.dir.path().join("etcd.log")).unwrap_or_default();
         log.contains("range failed to find revision pair")
