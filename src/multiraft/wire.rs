@@ -239,7 +239,7 @@ impl NodeMessage {
 }
 
 /// Refusals a leader gives to a membership change, by their number on the wire: append only.
-const REFUSALS: [ApiError; 13] = [
+const REFUSALS: [ApiError; 14] = [
     ApiError::Unhealthy,
     ApiError::NotLeader,
     ApiError::MemberNotFound,
@@ -253,6 +253,7 @@ const REFUSALS: [ApiError; 13] = [
     ApiError::TooManyRequests,
     ApiError::Stopped,
     ApiError::Timeout,
+    ApiError::NotSupportedForLearner,
 ];
 
 fn refusal_code(error: &ApiError) -> u8 {
