@@ -1,7 +1,7 @@
 //! Messages between members, from the sender's turn to the receiver's.
 
 use super::World;
-use super::event::{Event, Way};
+use super::event::{Event, Process, Way};
 use super::slot::SLOTS_MAX;
 use crate::faults::Fault;
 use crate::rules::is_spoilt;
@@ -87,6 +87,22 @@ impl World {
         self.trace.met(told, self.now_us, fate);
     }
 
+    /// Heartbeats of a leader that is down, or that leads no more, over and over for seconds, are as
+    /// good as a leader that lives and cannot hear: nobody could tell, so nobody else would be elected.
+    fn speaks_for_nobody(&self, from: usize, sent_by: Process, what: &NodeMessage) -> bool {
+        let slot = &self.slots[from];
+        let Some(live) = slot.live.as_ref().filter(|_| slot.process == sent_by) else {
+            return true;
+        };
+        let NodeMessage::Raft(messages) = what else { return false };
+        messages.iter().any(|message| {
+            let leads =
+                matches!(message.body, MessageBody::Append { .. } | MessageBody::Heartbeat { .. });
+            live.said(message.group)
+                .is_some_and(|now| message.term < now.term || leads && !now.is_leader)
+        })
+    }
+
     pub(super) fn arrive(&mut self, way: Way, what: &Rc<NodeMessage>) -> Checked {
         let Way { from, to, receiver, copy, told, stream, sender, sent_by } = way;
         self.trace.word((from * SLOTS_MAX + to) as u64);
@@ -110,11 +126,11 @@ impl World {
             self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }
-        // Heartbeats of a leader that is down, over and over for seconds, are as good as a leader
-        // that lives and cannot hear: nobody could tell, so nobody else would be elected. What is
-        // promised of a phase is promised without them.
-        let is_ghost = self.slots[from].live.is_none() || self.slots[from].process != sent_by;
-        if copy == Some(Fault::LateReplay) && is_ghost && (self.phase.is_some() || !self.acting) {
+        // What is promised of a phase is promised without copies that speak for nobody.
+        if copy == Some(Fault::LateReplay)
+            && (self.phase.is_some() || !self.acting)
+            && self.speaks_for_nobody(from, sent_by, what)
+        {
             self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }
