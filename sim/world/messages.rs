@@ -87,8 +87,9 @@ impl World {
         self.trace.met(told, self.now_us, fate);
     }
 
-    /// Heartbeats of a leader that is down, or that leads no more, over and over for seconds, are as
-    /// good as a leader that lives and cannot hear: nobody could tell, so nobody else would be elected.
+    /// Words of a leader that is down, that leads no more or that stands still over its disk, again and
+    /// again for seconds, are as good as a leader that lives and cannot hear: nobody could tell, so
+    /// nobody else would be elected.
     fn speaks_for_nobody(&self, from: usize, sent_by: Process, what: &NodeMessage) -> bool {
         let slot = &self.slots[from];
         let Some(live) = slot.live.as_ref().filter(|_| slot.process == sent_by) else {
@@ -96,10 +97,8 @@ impl World {
         };
         let NodeMessage::Raft(messages) = what else { return false };
         messages.iter().any(|message| {
-            let leads =
-                matches!(message.body, MessageBody::Append { .. } | MessageBody::Heartbeat { .. });
-            live.said(message.group)
-                .is_some_and(|now| message.term < now.term || leads && !now.is_leader)
+            matches!(message.body, MessageBody::Append { .. } | MessageBody::Heartbeat { .. })
+                || live.said(message.group).is_some_and(|now| message.term < now.term)
         })
     }
 
