@@ -103,7 +103,9 @@ impl World {
     }
 
     /// Every group takes a write of the first client: a leader that only answers reads, because a
-    /// hand-over or a change of the configuration never ends, serves nobody.
+    /// hand-over or a change of the configuration never ends, serves nobody. It asks one member
+    /// after the other and takes back none of its questions before the end: where a client's
+    /// patience is shorter than what waits in front of its write, all are taken and none in time.
     pub fn takes_writes(&mut self, bound_us: u64) -> Checked {
         if self.may_refuse_writes() {
             return Ok(());
@@ -112,6 +114,7 @@ impl World {
             let end = self.now_us + bound_us;
             self.phase_began_us = self.now_us;
             self.phase_wrote.clear();
+            let mut asked = Vec::new();
             // A group may still come to its end by what was asked before.
             while !self.phase_wrote.contains(&group) && self.groups().contains(&group) {
                 if self.now_us >= end {
@@ -123,11 +126,19 @@ impl World {
                     value: Bytes::from(format!("service-{}", self.now_us)),
                     ..PutRequest::default()
                 };
-                self.start_call(0, group, Call::Write(Command::Put(put)));
+                let put = Call::Write(Command::Put(put));
+                let call = self.start_patient_call(0, group, put, end - self.now_us);
+                asked.push(call);
                 let wait = self.now_us + self.plan.timeout_us + SECOND;
                 self.run_to(wait, |w| w.phase_wrote.contains(&group))?;
+                if self.clients[0].waits_for(call) {
+                    self.move_on(0);
+                }
                 let pause = self.now_us + self.plan.tick_us;
                 self.run_until(pause)?;
+            }
+            for call in asked {
+                self.give_up(0, call)?;
             }
         }
         Ok(())

@@ -44,6 +44,17 @@ impl World {
     }
 
     pub fn start_call(&mut self, c: usize, group: GroupId, call: Call) {
+        self.start_patient_call(c, group, call, self.plan.timeout_us);
+    }
+
+    /// The client gives up after `patience_us`, whatever its patience is otherwise.
+    pub fn start_patient_call(
+        &mut self,
+        c: usize,
+        group: GroupId,
+        call: Call,
+        patience_us: u64,
+    ) -> CallId {
         let m = self.clients[c].member;
         let plan = self.plan.clone();
         let by = self.clients[c].credential(&plan, group, &call);
@@ -71,15 +82,16 @@ impl World {
         if by != Credential::Nobody {
             self.trace.note(self.now_us, || format!("call {id} is made by {by:?}"));
         }
-        self.after(self.plan.timeout_us, Event::GiveUp { c, call: id });
+        self.after(patience_us, Event::GiveUp { c, call: id });
         let slot = &self.slots[m];
         if slot.live.is_none() || slot.condition != Condition::Up {
             self.after(300, Event::GiveUp { c, call: id });
-            return;
+            return id;
         }
         let p = slot.process;
         let delay = self.travel.between(20, 800);
         self.after(delay, Event::Request { m, p, call: id, group, what, by });
+        id
     }
 
     pub(super) fn request(
@@ -185,7 +197,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn give_up(&mut self, c: usize, call: CallId) -> Checked {
+    pub fn give_up(&mut self, c: usize, call: CallId) -> Checked {
         let Some(open) = self.clients[c].open.remove(&call) else { return Ok(()) };
         self.trace.call_given_up(self.now_us, call);
         self.history.abandon(call);
@@ -224,7 +236,7 @@ impl World {
     }
 
     /// The client tries another member of those it knows of: the cluster's.
-    fn move_on(&mut self, c: usize) {
+    pub fn move_on(&mut self, c: usize) {
         let known = self.members_known();
         self.clients[c].move_on(&known);
     }
