@@ -29,7 +29,6 @@ pub const PROBES: &[&str] = &[
 const NOTES: &[&str] = &[
     "AppendRefused",
     "AutoLeave",
-    "BadMessage",
     "Campaign",
     "CampaignLost",
     "ConfRefused",

@@ -1,6 +1,7 @@
 //! What a member does, effect by effect, and crashes between any two of them.
 //!
-//! A *step* is one turn of the core or one piece of a lane's work. Its effects, in order, are
+//! A *step* is one turn of the core, one piece of a lane's work, or a start, the founding of a data
+//! directory included. Its effects, in order, are
 //! messages that leave, work that is queued, answers, what is told to the core, and every
 //! operation on the disk. Each pair of neighbours (the step's begin and end included) is counted:
 //! how often it was seen and how often a crash fell right between the two. A pair that was seen and
@@ -37,6 +38,7 @@ kinds! {
     Install "install",
     Publish "publish",
     Upkeep "watch-upkeep",
+    Boot "boot",
     // What they do.
     Send "send",
     QueueLogWrite "queue-log-write",

@@ -45,6 +45,7 @@ faults! {
     Duplicate "duplicate",
     Reorder "reorder",
     LateReplay "late-replay",
+    TurnReplay "turn-replay",
     // Processes.
     Crash "crash",
     CrashInWrite "crash-in-write",
@@ -67,6 +68,7 @@ faults! {
     TornWrites "torn-writes",
     SlowDisk "slow-disk",
     LeaderStall "leader-stall",
+    LogStall "log-stall",
     IoError "io-error",
     NoSpace "no-space",
     BitRot "bit-rot",
@@ -116,6 +118,31 @@ impl Fault {
 field_of!(Fault, Fault::ALL);
 
 impl Fault {
+    /// Whether a configuration becomes another one by it.
+    pub fn changes_members(self) -> bool {
+        matches!(
+            self,
+            Fault::AddVoter
+                | Fault::AddLearner
+                | Fault::Promote
+                | Fault::Remove
+                | Fault::Replace
+                | Fault::JointChange
+                | Fault::JointLoss
+                | Fault::Remedy
+        )
+    }
+
+    /// What would spoil too many seeds for anything else if every third had it.
+    pub fn is_rare(self) -> bool {
+        matches!(self, Fault::TurnReplay | Fault::LogStall)
+    }
+
+    /// Whether it is a copy that arrives whatever became of the connection it was sent on.
+    pub fn is_late_copy(self) -> bool {
+        matches!(self, Fault::LateReplay | Fault::TurnReplay)
+    }
+
     /// Whether the nemesis does it. The others are properties of links, crashes and clocks.
     pub fn is_act(self) -> bool {
         !matches!(
@@ -124,6 +151,8 @@ impl Fault {
                 | Fault::Duplicate
                 | Fault::Reorder
                 | Fault::LateReplay
+                | Fault::TurnReplay
+                | Fault::LogStall
                 | Fault::AskedTwice
                 | Fault::LostInChange
                 | Fault::LostWrites
@@ -390,7 +419,7 @@ pub enum Act {
 }
 
 /// A time between two bounds, each doubling as likely as the next.
-fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
+pub fn log_uniform(draw: u64, low: u64, high: u64) -> u64 {
     let doublings = u64::from((high / low).ilog2()) + 1;
     let base = low << (draw % doublings);
     (base + (draw >> 8) % base).min(high)

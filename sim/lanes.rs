@@ -2,22 +2,35 @@
 //! the background of checkpoints and compactions, and the two ends of a snapshot.
 
 use crate::effects::Effect;
+use crate::faults::Fault;
 use crate::member::{Job, Work};
+use crate::plan::MS;
 use crate::safety::{Checked, broken};
 use crate::world::{Event, UPKEEP_US, World};
 use quorate::multiraft::apply::AppliedBatch;
 use quorate::multiraft::snapshots::InstallOutcome;
 use quorate::node::Action;
 use quorate::types::{GroupId, StorageError};
+use quorate::wal::Record;
 use std::cmp::Ordering;
 
 /// How long a lane's result takes to reach the core.
 const HAND_OVER_US: u64 = 20;
 /// Revisions one step of a compaction looks at: few, so that many things fall in between.
 const COMPACT_BUDGET: usize = 16;
+/// A sync that takes long is looked at again after this.
+const STALL_PIECE_US: u64 = 10 * MS;
 
 impl World {
     pub fn work(&mut self, m: usize, work: Work) -> Checked {
+        if work == Work::WalSync && self.slots[m].log_stalled_until_us > self.now_us {
+            // In pieces: the stall ends early when service is promised.
+            let rest = self.slots[m].log_stalled_until_us - self.now_us;
+            self.counters.mattered(Fault::LogStall);
+            let p = self.slots[m].process;
+            self.after(rest.min(STALL_PIECE_US), Event::Work { m, p, work });
+            return Ok(());
+        }
         self.trace.word(m as u64);
         if self.trace.is_on() && work != Work::Turn {
             let text = self.describe_work(m, work);
@@ -95,12 +108,19 @@ impl World {
         if !wiped {
             self.safety.on_write(node, &batch.batch.records);
         }
+        let mut enters_term = false;
+        for record in &batch.batch.records {
+            if let Record::HardState { group, hard } = record {
+                enters_term |= live.terms.insert(*group, hard.term) != Some(hard.term);
+            }
+        }
         let wrote = live.wal.write(&batch.batch);
         live.wal_synced = Some(batch.id);
         wrote?;
         if let Some(for_us) = self.slots[m].stall_us.take() {
             self.stall(m, for_us);
         }
+        self.stall_log(m, enters_term);
         let delay = self.disk_us(m, self.plan.sync_us);
         self.after(delay, Event::Work { m, p, work: Work::WalSync });
         Ok(())

@@ -35,6 +35,7 @@ use quorate::types::command::{AlarmKind, RangeRequest};
 use quorate::types::reply::RangeReply;
 use quorate::types::{
     ApiError, ClusterId, GroupId, Incarnation, LogIndex, Member as MemberRow, NodeId, StorageError,
+    Term,
 };
 use quorate::wal::{GroupLog, Wal, WalOptions};
 use std::collections::{BTreeMap, VecDeque};
@@ -136,6 +137,8 @@ pub struct Live {
     book: PeerBook,
     pub checkpoint: Option<CheckpointJob>,
     pub wal_batch: Option<WalBatch>,
+    /// The newest term of each group that its log was given.
+    pub terms: BTreeMap<GroupId, Term>,
     pub wal_synced: Option<BatchId>,
     pub jobs: VecDeque<Job>,
     pub log_reads: VecDeque<LogRead>,
@@ -233,6 +236,7 @@ impl Live {
             book,
             checkpoint: None,
             wal_batch: None,
+            terms: BTreeMap::new(),
             wal_synced: None,
             jobs: VecDeque::new(),
             log_reads: VecDeque::new(),

@@ -25,6 +25,8 @@ use sift::{Class, OutboxBounds, Waiting};
 
 /// No message is held up longer by the heavy tail.
 const HEAVY_US_MAX: u64 = 2 * SECOND;
+/// A copy that was kept for a new leader reaches it within this.
+const TURN_US_MAX: u64 = 400 * MS;
 
 /// What holds a link up: everything sent over it waits until then, as far as there is room.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,7 @@ pub struct Net {
     drop_one_in: u64,
     duplicate_one_in: u64,
     replay_one_in: u64,
+    turn_one_in: u64,
     delays_key: u64,
     faults_key: u64,
     classes_key: u64,
@@ -100,8 +103,9 @@ pub struct Net {
 /// One copy of a message on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flight {
+    /// For a copy that waits until its receiver leads: so long after that, counted from now.
     pub arrives_us: u64,
-    /// The fault that made it, if it is a copy. A late replay is delivered whatever became of the
+    /// The fault that made it, if it is a copy. A late one is delivered whatever became of the
     /// connection it was sent on.
     pub copy: Option<Fault>,
     /// The connection it travels on; see `Net::arrives`.
@@ -118,6 +122,12 @@ impl Net {
             messages: [8, 100, 16_384][more.below(3) as usize],
             bytes: [1 << 10, 64 << 10, 32 << 20][more.below(3) as usize],
         };
+        let turn_one_in = match plan.stream("net-turns").below(3) {
+            _ if !plan.on(Fault::TurnReplay) => 0,
+            0 => 3,
+            1 => 20,
+            _ => 100,
+        };
         let mut rate = |fault: Fault, from: &[u64]| {
             let drawn = from[shape.below(from.len() as u64) as usize];
             if plan.on(fault) { drawn } else { 0 }
@@ -131,6 +141,7 @@ impl Net {
             drop_one_in: rate(Fault::Drop, &[5, 20, 100]),
             duplicate_one_in: rate(Fault::Duplicate, &[3, 20, 100]),
             replay_one_in: rate(Fault::LateReplay, &[8, 50, 200, 1_000]),
+            turn_one_in,
             delays_key: plan.name.key("net-delays"),
             faults_key: plan.name.key("net-faults"),
             classes_key: plan.name.key("net-classes"),
@@ -255,6 +266,8 @@ impl Net {
         // healing.
         let tail = roll(self.delay.tail_one_in);
         fates.extend(tail.map(|draw| Fate::Late(draw % self.delay.tail_us.max(1))));
+        let turn = roll(self.turn_one_in);
+        fates.extend(turn.map(|draw| Fate::Turn(draw % TURN_US_MAX)));
         for fate in &fates {
             self.fates.keep((from, to), at, *fate);
         }
@@ -367,6 +380,8 @@ impl Net {
             let (after_us, copy) = match fate {
                 Fate::Duplicate => (self.usual_us(&mut noise, false), Fault::Duplicate),
                 Fate::Replay(after_us) => (after_us, Fault::LateReplay),
+                Fate::Turn(_) if !is_for_leaders(message) => continue,
+                Fate::Turn(after_us) => (after_us, Fault::TurnReplay),
                 Fate::Drop | Fate::Late(_) => continue,
             };
             counters.fired(copy);
@@ -403,6 +418,21 @@ fn is_repeatable(message: &NodeMessage) -> bool {
         NodeMessage::MembershipAsk { .. } => false,
         _ => true,
     }
+}
+
+/// What only somebody who leads, or is about to, makes anything of.
+fn is_for_leaders(message: &NodeMessage) -> bool {
+    let NodeMessage::Raft(messages) = message else { return false };
+    messages.iter().any(|message| {
+        matches!(
+            message.body,
+            MessageBody::AppendReply { .. }
+                | MessageBody::HeartbeatReply { .. }
+                | MessageBody::VoteReply { .. }
+                | MessageBody::PreVoteReply { .. }
+                | MessageBody::SnapshotRefused { .. }
+        )
+    })
 }
 
 /// The number that one message's decisions are drawn from.

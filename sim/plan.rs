@@ -158,6 +158,9 @@ pub struct Plan {
     pub lease_keepers: u64,
     /// Calls that one client has open at a time.
     pub pipeline: usize,
+    /// What a client asks of one group it asks of every other as well: logs of equal length that
+    /// hold different things.
+    pub in_step: bool,
     /// 0 is unlimited.
     pub quota_bytes: u64,
     pub watch: WatchPlan,
@@ -255,6 +258,7 @@ impl Plan {
             ops,
             lease_keepers: 0,
             pipeline: pick(&mut load, &[1, 1, 1, 1, 2, 6]),
+            in_step: seed.stream("plan-step").chance(1, 8),
             quota_bytes: pick(&mut load, &[0, 0, 0, 0, 0, 0, 0, 128 << 10, 512 << 10]),
             watch: WatchPlan::new(seed),
             auth: AuthPlan::new(seed),

@@ -153,6 +153,7 @@ rules! {
     "not-converged": "in the calm all members apply all that is committed",
     "stop-hangs" by "a server that does not stop": "a server that is asked to stop does",
     // Everything else that must not happen.
+    "bad-message": "no member finds a peer's message to be one that no peer sends",
     "strange-address": "messages are from who sends them and to who is a member",
     "codec": "what is decoded is what was encoded",
     "panic" by "panic": "nothing panics",

@@ -52,7 +52,8 @@ impl Swarm {
             if fault.is_act() {
                 ranked.push((draw, fault));
             } else {
-                faults.insert(fault, draw.is_multiple_of(3) && !calm);
+                let one_in = if fault.is_rare() { 8 } else { 3 };
+                faults.insert(fault, draw.is_multiple_of(one_in) && !calm);
             }
         }
         ranked.sort_unstable();

@@ -28,6 +28,8 @@ pub enum Fate {
     Duplicate,
     /// A copy arrives so much later.
     Replay(u64),
+    /// A copy arrives so long after its receiver has next become a leader.
+    Turn(u64),
     /// It takes so much longer.
     Late(u64),
 }
@@ -108,6 +110,7 @@ impl fmt::Display for Decision {
                     Fate::Drop => write!(f, "drop"),
                     Fate::Duplicate => write!(f, "duplicate"),
                     Fate::Replay(us) => write!(f, "replay {us}"),
+                    Fate::Turn(us) => write!(f, "turn {us}"),
                     Fate::Late(us) => write!(f, "late {us}"),
                 }
             }
@@ -151,6 +154,7 @@ impl Decision {
                     "drop" => Fate::Drop,
                     "duplicate" => Fate::Duplicate,
                     "replay" => Fate::Replay(us?),
+                    "turn" => Fate::Turn(us?),
                     "late" => Fate::Late(us?),
                     _ => return None,
                 };
@@ -246,7 +250,7 @@ pub fn self_check() {
         word: 9,
         said: "Range(…)".to_owned(),
     }));
-    for fate in [Fate::Drop, Fate::Duplicate, Fate::Replay(8), Fate::Late(9)] {
+    for fate in [Fate::Drop, Fate::Duplicate, Fate::Replay(8), Fate::Late(9), Fate::Turn(7)] {
         tape.0.push(Decision::Message { at: (8, 1), link: (0, 2), fate });
     }
     let again = Tape::parse(&tape.to_string()).expect("a tape reads");

@@ -166,6 +166,7 @@ impl World {
         for slot in &mut self.slots {
             slot.paused_until_us = slot.paused_until_us.min(now);
             slot.stalled_until_us = slot.stalled_until_us.min(now);
+            slot.log_stalled_until_us = 0;
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;

@@ -5,9 +5,12 @@
 //! stalls, every group is served by the others.
 
 use super::Phase;
-use crate::faults::Fault;
+use crate::faults::{Fault, log_uniform};
 use crate::net::SILENCE_US;
+use crate::plan::{MS, SECOND};
+use crate::seed;
 use crate::world::{Event, World};
+use quorate::types::prng::Prng;
 
 impl World {
     pub(super) fn pause(&mut self, member: usize, for_us: u64, fault: Fault) {
@@ -58,6 +61,24 @@ impl World {
         self.counters.fired(Fault::LeaderStall);
         self.begin_phase(Phase::Edge, &gone, 0);
         self.slots[leader].stall_us = Some(for_us);
+    }
+
+    /// Now and then the sync that begins now takes long, and nobody waits for it but what has to:
+    /// the member goes on to hear, to speak and to write its store. More often where a term is
+    /// entered: much depends on it, and there are few such syncs.
+    pub fn stall_log(&mut self, m: usize, enters_term: bool) {
+        if !self.plan.on(Fault::LogStall) || !self.acting || self.phase.is_some() {
+            return;
+        }
+        let mut rng =
+            Prng::new(seed::at(self.plan.name.key("log-stall"), self.now_us << 4 | m as u64));
+        let one_in: u64 = [20, 200, 1_000][self.plan.stream("log-stalls").below(3) as usize];
+        if rng.chance(1, if enters_term { 5 } else { one_in }) {
+            let for_us = log_uniform(rng.next_u64(), 50 * MS, 10 * SECOND);
+            self.counters.fired(Fault::LogStall);
+            self.note(|| format!("{m}: the sync of its log takes {for_us} us, its core goes on"));
+            self.slots[m].log_stalled_until_us = self.now_us + for_us;
+        }
     }
 
     /// The sync that begins now takes that long.

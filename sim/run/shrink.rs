@@ -298,6 +298,7 @@ fn kinds_of(d: &Decision) -> Vec<String> {
                 Fate::Drop => "drop",
                 Fate::Duplicate => "duplicate",
                 Fate::Replay(_) => "replay",
+                Fate::Turn(_) => "turn",
                 Fate::Late(_) => "late",
             };
             vec![
@@ -357,6 +358,7 @@ fn shorter(d: &Decision) -> Vec<Decision> {
             let fates: Vec<Fate> = match fate {
                 Fate::Late(us) => less(*us).map(Fate::Late).collect(),
                 Fate::Replay(us) => less(*us).map(Fate::Replay).collect(),
+                Fate::Turn(us) => less(*us).map(Fate::Turn).collect(),
                 _ => Vec::new(),
             };
             fates.into_iter().map(|fate| Decision::Message { at: *at, link: *link, fate }).collect()

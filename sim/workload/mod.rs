@@ -74,6 +74,8 @@ pub struct Client {
     pub waits: bool,
     /// A call to be made once more.
     again: Option<(GroupId, Call)>,
+    /// A call that groups behind this one are still to be asked.
+    round: Option<(GroupId, Call)>,
     running: Option<Running>,
     keeper: Option<Keeper>,
     /// Who it is, where users count.
@@ -99,6 +101,7 @@ impl Client {
             open: BTreeMap::new(),
             waits: false,
             again: None,
+            round: None,
             running: None,
             keeper: None,
             person: None,
@@ -158,6 +161,8 @@ impl Client {
             return call;
         }
         let drawn = groups[self.rng.below(groups.len() as u64) as usize];
+        // A round begins with the first.
+        let drawn = if plan.in_step { groups[0] } else { drawn };
         // By what is drawn, told or not: a call that came of something else names another group.
         if let Some(call) = self.people_call(plan, drawn) {
             return (drawn, call);
@@ -173,6 +178,9 @@ impl Client {
                 break;
             }
             draw -= weight;
+        }
+        if let Some(call) = self.round_call(plan, groups) {
+            return call;
         }
         if let Some((group, call)) = self.again.take_if(|_| self.rng.chance(1, 2))
             && groups.contains(&group)
@@ -252,7 +260,19 @@ impl Client {
                 Call::Write(Command::Put(put))
             }
         };
+        if plan.in_step {
+            self.round = Some((group, call.clone()));
+        }
         (group, call)
+    }
+
+    /// The call that was made last, to the next group.
+    fn round_call(&mut self, plan: &Plan, groups: &[GroupId]) -> Option<(GroupId, Call)> {
+        let (before, call) = self.round.take()?;
+        let next = groups.iter().copied().find(|group| *group > before)?;
+        let call = self.anew(plan, call);
+        self.round = Some((next, call.clone()));
+        Some((next, call))
     }
 
     /// A call that came to nothing, as far as its client knows, is made once more: as a new call,

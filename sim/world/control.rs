@@ -17,7 +17,7 @@ use crate::safety::Checked;
 use quorate::io::{Disk, OpenMode};
 use quorate::multiraft::NodeMessage;
 use quorate::multiraft::turn::ApplyJob;
-use quorate::node::{Output, StopReason};
+use quorate::node::{Action, Output, StopReason};
 use quorate::types::{
     Command, Entry, GroupId, LeaseId, LogIndex, Message, MessageBody, NodeId, StorageError, Term,
 };
@@ -186,6 +186,18 @@ fn bounds() {
         world.check_log_length(0)
     });
     seen("codec", |world| later(world, 200 * MS));
+    by_hand("bad-message", |world, spoilt| {
+        let (to, from) = (leader(world), follower(world));
+        let index = if spoilt { LogIndex(u64::MAX) } else { LogIndex(1) };
+        let term = world.live(to).status(G).expect("it leads").term;
+        let (to_node, from) = (world.slots[to].node, &world.slots[from]);
+        let body = MessageBody::AppendReply { index, reject: None };
+        let message = Message { group: G, from: from.node, to: to_node, term, body };
+        let message = NodeMessage::Raft(vec![message]);
+        let (from, incarnation) = (from.node, from.incarnation);
+        world.act(to, Action::Frame { from, incarnation, message })?;
+        later(world, 100 * MS)
+    });
     by_hand("strange-address", |world, spoilt| {
         let to = if spoilt { NodeId(9) } else { world.slots[1].node };
         let message = heartbeat(world, 0, 1);

@@ -14,7 +14,7 @@ use crate::safety::{Checked, broken, ensure};
 use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
-use quorate::raft::Role;
+use quorate::raft::{Note, Role};
 use quorate::types::{ClusterId, Entry, EntryKind, GroupId, NodeId, StorageError, Term};
 use quorate::wal::Record;
 
@@ -43,6 +43,7 @@ impl World {
         slot.paused_until_us = 0;
         slot.rolling = false;
         slot.stalled_until_us = 0;
+        slot.log_stalled_until_us = 0;
         slot.stall_us = None;
         slot.starved_until_us = 0;
         slot.parked.clear();
@@ -56,7 +57,10 @@ impl World {
             self.counters.fired(Fault::ClockOffset);
             self.counters.mattered(Fault::ClockOffset);
         }
+        self.step(m, Effect::Boot);
+        let slot = &mut self.slots[m];
         let booted = Live::boot(&self.plan, &slot.birth, slot.incarnation, &slot.disk, process);
+        self.effects.drain(m, &slot.disk);
         let (live, found) = match booted {
             Ok(booted) => booted,
             Err(BootError::Storage(error)) => return self.storage_error(m, "boot", &error),
@@ -297,10 +301,16 @@ impl World {
             self.answered(m, token, result)?;
         }
         for (group, note) in output.notes {
+            if matches!(note, Note::BadMessage { .. }) {
+                return broken!("bad-message", format!("member {m} group {group}: {note}"));
+            }
             self.coverage.reached(note.name());
             self.trace.note(self.now_us, || format!("{m} group {group}: {note}"));
         }
         for soft in output.roles {
+            if soft.role == Role::Leader {
+                self.say_again(m, soft.group);
+            }
             if soft.role == Role::Leader && self.transfer == Some((soft.group, m)) {
                 self.transfer = None;
                 self.counters.mattered(Fault::Transfer);

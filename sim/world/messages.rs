@@ -10,8 +10,19 @@ use crate::trace::Fate;
 use bytes::BytesMut;
 use quorate::multiraft::NodeMessage;
 use quorate::node::Action;
-use quorate::types::{Message, MessageBody, NodeId};
+use quorate::types::{GroupId, Message, MessageBody, NodeId};
 use std::rc::Rc;
+
+/// Copies that wait for a member to lead, at most; beyond, a new one takes another's place.
+const KEPT_MAX: usize = 64;
+
+/// A copy of a message that waits until its receiver leads.
+pub struct Kept {
+    way: Way,
+    what: Rc<NodeMessage>,
+    /// How long after that it arrives.
+    after_us: u64,
+}
 
 impl World {
     pub(super) fn send(&mut self, from: usize, to: NodeId, message: NodeMessage) -> Checked {
@@ -76,9 +87,38 @@ impl World {
             let (copy, stream, at) = (flight.copy, flight.stream, flight.arrives_us);
             let told = self.trace.sent(self.now_us, (from, to), &what, copy, at);
             let way = Way { from, to, receiver, copy, told, stream, sender, sent_by: p };
-            self.at(at, Event::Arrive { way, what });
+            if copy == Some(Fault::TurnReplay) {
+                self.keep(Kept { way, what, after_us: at - self.now_us });
+            } else {
+                self.at(at, Event::Arrive { way, what });
+            }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, copy: Kept) {
+        let kept = self.kept.entry(copy.way.to).or_default();
+        if kept.len() < KEPT_MAX {
+            return kept.push(copy);
+        }
+        // Some of what was said long ago stays.
+        let at = (copy.after_us % KEPT_MAX as u64) as usize;
+        let gone = std::mem::replace(&mut kept[at], copy);
+        self.trace.met(gone.way.told, self.now_us, Fate::Lost(Fault::TurnReplay));
+    }
+
+    /// A member leads from now on: what was once said to it about the group is said again.
+    pub(super) fn say_again(&mut self, m: usize, group: GroupId) {
+        let Some(kept) = self.kept.get_mut(&m) else { return };
+        let is_about = |copy: &Kept| match &*copy.what {
+            NodeMessage::Raft(messages) => messages.iter().any(|message| message.group == group),
+            _ => false,
+        };
+        let (now, later) = std::mem::take(kept).into_iter().partition(is_about);
+        *kept = later;
+        for Kept { way, what, after_us } in now {
+            self.after(after_us, Event::Arrive { way, what });
+        }
     }
 
     /// A frame that never set out.
@@ -113,20 +153,21 @@ impl World {
             }
             return self.stray(to, what);
         }
-        // A late replay comes whatever became of the connection it was sent on.
+        let is_late = copy.is_some_and(Fault::is_late_copy);
+        // A late copy comes whatever became of the connection it was sent on.
         if let Err(why) = self.net.arrives(from, to, stream)
-            && (copy != Some(Fault::LateReplay) || !self.net.open(from, to))
+            && (!is_late || !self.net.open(from, to))
         {
             self.counters.mattered(why);
             self.trace.met(told, self.now_us, Fate::Lost(why));
             return Ok(());
         }
-        if copy != Some(Fault::LateReplay) && receiver != slot.process {
+        if !is_late && receiver != slot.process {
             self.trace.met(told, self.now_us, Fate::Reset);
             return Ok(());
         }
         // What is promised of a phase is promised without copies that speak for nobody.
-        if copy == Some(Fault::LateReplay)
+        if is_late
             && (self.phase.is_some() || !self.acting)
             && self.speaks_for_nobody(from, sent_by, what)
         {

@@ -44,6 +44,7 @@ use crate::watch::{Heard, Watcher};
 use crate::workload::{Client, Promises};
 use compare::HashKvs;
 use event::Item;
+use messages::Kept;
 use quorate::io::MemDisk;
 use quorate::node::{Action, StopReason};
 use quorate::types::prng::Prng;
@@ -98,6 +99,8 @@ pub struct World {
     pub processes: Process,
     pub restarts: u64,
     pub snapshots: u64,
+    /// Copies of messages by the member that has to lead before they arrive.
+    kept: BTreeMap<usize, Vec<Kept>>,
     /// Which call belongs to which client.
     callers: BTreeMap<CallId, usize>,
     /// Answered calls per group since the phase began that had begun in it.
@@ -230,6 +233,7 @@ impl World {
             processes: 0,
             restarts: 0,
             snapshots: 0,
+            kept: BTreeMap::new(),
             callers: BTreeMap::new(),
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),

@@ -36,6 +36,9 @@ impl World {
             if slot.stalled_until_us > self.now_us {
                 out.push(one(Fault::LeaderStall.name(), m));
             }
+            if slot.log_stalled_until_us > self.now_us {
+                out.push(one(Fault::LogStall.name(), m));
+            }
             if slot.slow_until_us > self.now_us {
                 out.push(one(Fault::SlowDisk.name(), m));
             }
