@@ -105,13 +105,15 @@ faults! {
     // Whole servers only (tier 2).
     Stop "stop",
     LostAnswer "lost-answer",
+    Garbled "garbled",
+    Stranger "stranger",
 }
 
 impl Fault {
     /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
     pub fn is_of_servers(self) -> bool {
         use Fault::*;
-        matches!(self, Stop | LostAnswer)
+        matches!(self, Stop | LostAnswer | Garbled | Stranger)
     }
 }
 

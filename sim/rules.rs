@@ -151,6 +151,7 @@ rules! {
     // Service.
     "no-service": "a quorum that is up and connected serves",
     "not-converged": "in the calm all members apply all that is committed",
+    "stranger-stays": "who does not introduce himself as a peer is sent away in time",
     "stop-hangs" by "a server that does not stop": "a server that is asked to stop does",
     // Everything else that must not happen.
     "bad-message": "no member finds a peer's message to be one that no peer sends",

@@ -144,6 +144,9 @@ impl World {
                 origin: Origin::Join,
             };
             self.slots.push(Slot::new(&self.plan, m, birth));
+            if self.acting && self.phase.is_none() {
+                self.power_may_fail_at_birth(m);
+            }
             // At once, after a while, or not before everything has healed. A change that was still
             // on its way at the healing must not wait for it: it has been.
             let mut rng = self.plan.stream(&format!("join-{m}"));

@@ -83,6 +83,9 @@ pub fn enumerate(tier: &'static Tier, first: &Job, all: bool) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Seeds that are looked through for a missing pair although none of its was seen there.
+const OTHERS_MAX: usize = 20;
+
 /// Pairs that chance has not crashed in yet are crashed in on purpose: seeds that ran clean are played
 /// again with a crash at a place of such a pair, until every pair has one or the time is up. Those
 /// that are known to have such a pair come first.
@@ -92,7 +95,7 @@ pub fn fill(board: &Board, budget: Duration) {
         let totals = lock(&board.totals);
         let missed = totals.pairs.iter().filter(|(_, count)| count.crashed == 0).map(|p| p.0);
         let known = missed.filter_map(|pair| totals.pair_seeds.get(pair)).flatten().cloned();
-        let others = totals.clean.iter().map(|number| Seed::new(*number));
+        let others = totals.clean.iter().map(|number| Seed::new(*number)).take(OTHERS_MAX);
         let mut listed = std::collections::BTreeSet::new();
         known.chain(others).filter(|seed| listed.insert(seed.clone())).collect()
     };

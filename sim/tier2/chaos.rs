@@ -6,6 +6,7 @@
 
 use super::plan::FAULTS;
 use super::rpc::Line;
+use super::stranger;
 use super::world::{Role, World, member_ids};
 use crate::faults::Fault;
 use crate::plan::{MS, SECOND};
@@ -115,6 +116,19 @@ fn act(world: &Arc<World>, fault: Fault, draw: Draw) {
             madsim::task::spawn(async move {
                 world.sleep_us(draw.for_us * 2).await;
                 world.fabric.set_deaf(host, false);
+            });
+        }
+        Fault::Garbled => {
+            if world.fabric.garble(draw.number) {
+                world.story.fired(fault);
+            }
+        }
+        Fault::Stranger => {
+            let world = world.clone();
+            madsim::task::spawn(async move {
+                // Links may be cut and processes stand still: nothing is demanded meanwhile.
+                stranger::call(&world, other, host, draw.number % stranger::KINDS, draw.number)
+                    .await;
             });
         }
         Fault::Transfer => transfer(world, host),

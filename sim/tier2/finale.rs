@@ -8,6 +8,7 @@ use super::judge::Told;
 use super::race::{First, race};
 use super::rpc::Line;
 use super::story::lock;
+use super::stranger;
 use super::watch::Watcher;
 use super::world::{Role, World};
 use crate::faults::Fault;
@@ -84,6 +85,9 @@ impl Finale {
         self.serve_again().await?;
         if world.plan.on(Fault::ForeignPeer) {
             self.foreign_in_the_calm().await?;
+        }
+        if world.plan.on(Fault::Stranger) {
+            stranger::all_in_the_calm(&world).await?;
         }
         self.settle().await?;
         self.compare().await?;

@@ -22,6 +22,7 @@ mod process;
 mod race;
 mod rpc;
 mod story;
+mod stranger;
 mod watch;
 mod world;
 
@@ -47,6 +48,7 @@ const PLAY_US: u64 = 600 * SECOND;
 pub fn self_check() {
     watch::self_check();
     chaos::self_check();
+    stranger::self_check();
 }
 
 /// Plays one seed. Inside a madsim runtime, on a thread of its own.

@@ -81,6 +81,8 @@ struct Stream {
     pipes: [Pipe; 2],
     /// In a hole: nothing arrives any more and nobody is told.
     lost: bool,
+    /// One bit of what is read next arrives as another: which, is drawn from this.
+    garbled: Option<u64>,
 }
 
 struct State {
@@ -299,6 +301,15 @@ impl Fabric {
         true
     }
 
+    /// A bit of one stream changes on its way, as one in some millions does that no checksum of the
+    /// network has noticed. False if there is none.
+    pub fn garble(&self, draw: u64) -> bool {
+        let mut state = self.state();
+        let Some(id) = self.pick(&mut state, draw) else { return false };
+        state.streams.get_mut(&id).expect("just picked").garbled = Some(draw >> 8);
+        true
+    }
+
     /// Drops one stream into a hole. False if there is none.
     pub fn lose(&self, draw: u64) -> bool {
         let mut state = self.state();
@@ -356,9 +367,15 @@ impl Fabric {
             }
             // A read may end anywhere.
             let take = chunk.len().min(room).min(split.unwrap_or(usize::MAX));
-            let bytes = chunk.split_to(take);
+            let mut bytes = chunk.split_to(take);
             if chunk.is_empty() {
                 pipe.chunks.pop_front();
+            }
+            if let Some(draw) = stream.garbled.take() {
+                let mut changed = BytesMut::from(&bytes[..]);
+                changed[(draw >> 3) as usize % take] ^= 1 << (draw & 7);
+                bytes = changed.freeze();
+                self.story.mattered(Fault::Garbled);
             }
             buf.extend_from_slice(&bytes);
             if back {
@@ -521,6 +538,7 @@ async fn dial(fabric: Arc<Fabric>, life: Arc<Life>, addr: String) -> io::Result<
                         ends: [end(from, life.number), end(to, their_life)],
                         pipes: [Pipe::default(), Pipe::default()],
                         lost: false,
+                        garbled: None,
                     };
                     state.streams.insert(id, stream);
                     Some((back, Some(id)))

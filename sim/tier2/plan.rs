@@ -24,6 +24,8 @@ pub const FAULTS: &[Fault] = &[
     Fault::ForeignPeer,
     Fault::OtherClusterDir,
     Fault::LostAnswer,
+    Fault::Garbled,
+    Fault::Stranger,
 ];
 
 /// The plan of one seed. Only group 1 has an API.

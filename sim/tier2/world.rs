@@ -70,7 +70,7 @@ pub struct World {
     pub judge: Mutex<Judge>,
     pub heard: Arc<Heard>,
     machines: Mutex<Vec<Machine>>,
-    lives: AtomicU64,
+    pub lives: AtomicU64,
     /// Clients ask for nothing more.
     pub quiet: AtomicBool,
 }

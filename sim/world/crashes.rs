@@ -82,6 +82,28 @@ impl World {
         })
     }
 
+    /// A data directory is founded in some thirty operations, once in a member's life: a seed with
+    /// crashes in the middle of writes has some there.
+    pub fn power_may_fail_at_birth(&mut self, m: usize) {
+        let mut rng = self.plan.stream(&format!("birth-{m}"));
+        if self.plan.on(Fault::CrashInWrite) && rng.chance(1, 2) {
+            self.counters.fired(Fault::CrashInWrite);
+            self.slots[m].sabotaged = Some(Fault::CrashInWrite);
+            self.slots[m].disk.set_crash_after(1 + rng.below(40));
+        }
+    }
+
+    /// And once more where the next start tidies up behind it.
+    pub(super) fn power_may_fail_again(&mut self, m: usize) {
+        let disturbed = self.phase.is_none() && self.now_us < self.plan.chaos_us;
+        if disturbed && self.crashes.chance(1, 2) {
+            self.counters.fired(Fault::CrashInWrite);
+            self.slots[m].sabotaged = Some(Fault::CrashInWrite);
+            let after = 1 + self.crashes.below(30);
+            self.slots[m].disk.set_crash_after(after);
+        }
+    }
+
     /// What disturbs the cluster now, for the coverage.
     pub(super) fn disturbed(&self) -> u64 {
         let phase = self.phase.map_or(0, |p| 1 + p as u64);

@@ -442,6 +442,9 @@ impl World {
             (Fault::DiskError | Fault::IoError, true) => self.slots[m].disk.kill_process(),
             _ => self.crash_disk(m),
         }
+        if doing == "boot" && fault == Fault::CrashInWrite && !at_point {
+            self.power_may_fail_again(m);
+        }
         self.stop_process(m);
         let at = self.slots[m].restart_at_us.max(self.now_us + MS);
         self.plan_restart(m, at);

@@ -282,9 +282,15 @@ impl World {
     /// All members start, and clients and watchers begin to ask.
     fn begin(&mut self) -> Checked {
         for m in 0..self.plan.members {
+            self.power_may_fail_at_birth(m);
             self.boot(m)?;
         }
-        self.roster.root = self.live(0).root();
+        // The power may have failed under any of them.
+        while self.up().is_empty() {
+            self.next_event()?;
+        }
+        let first = self.up()[0];
+        self.roster.root = self.live(first).root();
         for c in 0..self.clients.len() {
             let think = self.clients[c].pause_us(&self.plan, 0);
             self.plan_ask(c, think);
