@@ -56,6 +56,7 @@ faults! {
     FreezeAll "freeze-all",
     TickStarvation "tick-starvation",
     ClockOffset "clock-offset",
+    ClockStop "clock-stop",
     ClockDrift "clock-drift",
     ClockDriftWide "clock-drift-wide",
     CoreOnly "core-only",
@@ -162,6 +163,7 @@ impl Fault {
                 | Fault::HeavyTail
                 | Fault::DropClass
                 | Fault::ClockOffset
+                | Fault::ClockStop
                 | Fault::ClockDrift
                 | Fault::ClockDriftWide
                 | Fault::CoreOnly

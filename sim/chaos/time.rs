@@ -26,6 +26,11 @@ impl World {
 
     fn stand_still(&mut self, member: usize, for_us: u64, fault: Fault) {
         let until_us = self.now_us + for_us;
+        if self.plan.on(Fault::ClockStop) {
+            self.counters.fired(Fault::ClockStop);
+            self.counters.mattered(Fault::ClockStop);
+            self.slots[member].stop_clock(self.now_us);
+        }
         self.slots[member].paused_until_us = until_us;
         self.slots[member].paused_by = fault;
         self.at(until_us, Event::Wake { m: member });

@@ -1,7 +1,8 @@
 //! Each member's own clock, and what it means for a process to stand still.
 //!
-//! A core is told its member's time, never the world's: it starts anywhere, and goes faster or
-//! slower than true time within the plan's bound. Wall clocks do not exist below the API; nothing
+//! A core is told its member's time, never the world's: it starts anywhere, goes faster or slower
+//! than true time within the plan's bound, and may stand still while the machine does. It never
+//! goes backward, and leaves nothing out: what is asked for is a monotonic clock. Wall clocks do not exist below the API; nothing
 //! here could ask for one, so that their jumps have nothing to act on.
 
 use super::World;
@@ -59,7 +60,20 @@ impl Clock {
 impl Slot {
     /// What the member's clock shows.
     pub fn now_ms(&self, now_us: u64) -> u64 {
-        self.clock.shows_us(now_us - self.born_us) / MS
+        let stood_us = self.clock_stood_us + self.clock_stands_us(now_us);
+        self.clock.shows_us(now_us - self.born_us - stood_us) / MS
+    }
+
+    /// How long its clock has been standing still now.
+    fn clock_stands_us(&self, now_us: u64) -> u64 {
+        let until_us = self.paused_until_us.min(now_us);
+        self.clock_stopped_at_us.map_or(0, |since_us| until_us.saturating_sub(since_us))
+    }
+
+    /// A machine that is suspended: its clock goes on where it stood.
+    pub fn stop_clock(&mut self, now_us: u64) {
+        self.clock_stood_us += self.clock_stands_us(now_us);
+        self.clock_stopped_at_us = Some(now_us);
     }
 
     /// Whether the member stands still as far as this event is concerned, and why.
@@ -81,6 +95,8 @@ impl World {
         if slot.held_by(self.now_us, true).is_some() {
             return;
         }
+        slot.clock_stood_us += slot.clock_stands_us(self.now_us);
+        slot.clock_stopped_at_us = None;
         for event in std::mem::take(&mut slot.parked) {
             self.at(self.now_us, event);
         }

@@ -41,6 +41,7 @@ impl World {
         slot.process = process;
         slot.born_us = self.now_us;
         slot.paused_until_us = 0;
+        (slot.clock_stopped_at_us, slot.clock_stood_us) = (None, 0);
         slot.rolling = false;
         slot.stalled_until_us = 0;
         slot.log_stalled_until_us = 0;

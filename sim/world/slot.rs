@@ -65,6 +65,10 @@ pub struct Slot {
     /// Its own clock: of this process, and not the world's.
     pub clock: Clock,
     pub paused_until_us: u64,
+    /// Since when, if its clock stands still with it.
+    pub clock_stopped_at_us: Option<u64>,
+    /// How long its clock has stood still in this process.
+    pub clock_stood_us: u64,
     pub paused_by: Fault,
     /// Its log is being synced, and the core waits for it.
     pub stalled_until_us: u64,
@@ -146,6 +150,8 @@ impl Slot {
             born_us: 0,
             clock: Clock::new(plan, m),
             paused_until_us: 0,
+            clock_stopped_at_us: None,
+            clock_stood_us: 0,
             paused_by: Fault::Pause,
             stalled_until_us: 0,
             log_stalled_until_us: 0,
