@@ -20,6 +20,7 @@ pub const PROBES: &[&str] = &[
     "demotion-begun",
     "demotion-ended",
     "pin-refused",
+    "pins-at-one-index",
     "snapshot-chunk-served",
     "snapshot-installed",
     "snapshot-refused",

@@ -190,6 +190,10 @@ impl World {
                     Ok(Some(pin)) => {
                         let meta = pin.meta.clone();
                         live.server.offer(pin);
+                        live.pinned.insert(group, meta.index);
+                        if live.pinned.iter().any(|(g, at)| *g != group && *at == meta.index) {
+                            self.coverage.reached("pins-at-one-index");
+                        }
                         Action::SnapshotReady { group, to, meta }
                     }
                     Ok(None) => {

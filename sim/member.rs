@@ -140,6 +140,8 @@ pub struct Live {
     /// The newest term of each group that its log was given.
     pub terms: BTreeMap<GroupId, Term>,
     pub wal_synced: Option<BatchId>,
+    /// Where each group's newest state for others was pinned.
+    pub pinned: BTreeMap<GroupId, LogIndex>,
     pub jobs: VecDeque<Job>,
     pub log_reads: VecDeque<LogRead>,
     pub fetches: VecDeque<(NodeId, SnapshotFetch)>,
@@ -237,6 +239,7 @@ impl Live {
             checkpoint: None,
             wal_batch: None,
             terms: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             wal_synced: None,
             jobs: VecDeque::new(),
             log_reads: VecDeque::new(),

@@ -2,8 +2,8 @@
 //!
 //! Where faults are drawn one by one, what takes three of a kind together with the right limits
 //! turns up once in hundreds of seeds. So some seeds take a family: changes of the membership in a
-//! row, leaders that come and go over logs that part, leases that end while leadership moves. The
-//! family sets only what it needs; the rest of the plan is drawn as ever.
+//! row, leaders that come and go over logs that part, leases that end while leadership moves, states
+//! that are fetched. The family sets only what it needs; the rest of the plan is drawn as ever.
 
 use crate::faults::Fault;
 use crate::plan::{MS, OpKind, Plan, Seed};
@@ -19,6 +19,9 @@ pub enum Theme {
     Turns,
     /// Short leases end while leadership moves and disks are slow.
     Leases,
+    /// Logs keep next to nothing, so that whoever was away fetches the states of all groups at
+    /// once, from leaders that come and go.
+    Fetches,
 }
 
 /// Acts about members, and what may fall in the middle of a change.
@@ -68,12 +71,31 @@ const LEASES: &[Fault] = &[
     Fault::Crash,
 ];
 
+const FETCHES: &[Fault] = &[
+    Fault::Minority,
+    Fault::Minority,
+    Fault::IsolateLeader,
+    Fault::Crash,
+    Fault::CrashBetween,
+    Fault::CrashRare,
+    Fault::Pause,
+    Fault::LongPause,
+    Fault::Transfer,
+    Fault::SlowLink,
+    Fault::SlowDisk,
+    Fault::AddLearner,
+    Fault::Replace,
+    Fault::GroupCreate,
+    Fault::GroupDestroy,
+];
+
 impl Theme {
     pub fn new(seed: &Seed) -> Theme {
         match seed.stream("theme").below(10) {
             0 | 1 => Theme::Members,
             2 => Theme::Turns,
             3 => Theme::Leases,
+            4 => Theme::Fetches,
             _ => Theme::None,
         }
     }
@@ -106,11 +128,19 @@ impl Theme {
             Theme::Turns => {
                 faults.insert(Fault::LateReplay, rng.chance(3, 4));
                 faults.insert(Fault::Reorder, rng.chance(1, 2));
-                take(&mut rng, TURNS, (1, 2))
+                let chosen = take(&mut rng, TURNS, (1, 2));
+                faults.insert(Fault::TurnReplay, rng.chance(1, 2));
+                chosen
             }
             Theme::Leases => {
                 faults.insert(Fault::DropClass, rng.chance(1, 3));
                 take(&mut rng, LEASES, (1, 2))
+            }
+            Theme::Fetches => {
+                let chosen = take(&mut rng, FETCHES, (1, 2));
+                faults.insert(Fault::LogStall, rng.chance(1, 3));
+                faults.insert(Fault::LateReplay, rng.chance(1, 3));
+                chosen
             }
         };
         for fault in chosen {
@@ -140,6 +170,15 @@ impl Theme {
                 plan.trim_keep_entries = pick(&[100, 5_000]);
                 plan.think_us = 2 * MS;
                 plan.pre_vote = pick(&[0, 1]) == 1;
+            }
+            Theme::Fetches => {
+                plan.members = pick(&[3, 3, 5]) as usize;
+                plan.groups = pick(&[1, 2, 3, 4]);
+                plan.tail_entries = pick(&[5, 5, 50]);
+                plan.trim_keep_entries = pick(&[2, 2, 10]);
+                plan.snapshot_chunk_bytes = pick(&[512, 4 << 10]) as usize;
+                plan.think_us = pick(&[2, 10]) * MS;
+                plan.in_step = pick(&[0, 1]) == 1;
             }
             Theme::Leases => {
                 plan.lease_keepers = pick(&[3, 5, 8]);
