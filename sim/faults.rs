@@ -108,13 +108,14 @@ faults! {
     LostAnswer "lost-answer",
     Garbled "garbled",
     Stranger "stranger",
+    WallJump "wall-jump",
 }
 
 impl Fault {
     /// Faults that only whole servers can meet. Their switches are drawn apart (`tier2::plan`).
     pub fn is_of_servers(self) -> bool {
         use Fault::*;
-        matches!(self, Stop | LostAnswer | Garbled | Stranger)
+        matches!(self, Stop | LostAnswer | Garbled | Stranger | WallJump)
     }
 }
 

@@ -6,11 +6,11 @@ use crate::history::Call;
 use crate::member::STORE;
 use crate::plan::{MS, SECOND};
 use crate::rules::is_spoilt;
-use crate::safety::{Checked, broken, ensure};
+use crate::safety::{Checked, Violation, broken, ensure};
 use crate::world::{Condition, World};
 use bytes::Bytes;
 use quorate::types::command::{PutRequest, RangeRequest};
-use quorate::types::{Command, KeyRange};
+use quorate::types::{Command, GroupId, KeyRange};
 use std::collections::BTreeMap;
 
 /// What a disk takes for one chunk of a state, read there and kept here.
@@ -104,8 +104,9 @@ impl World {
 
     /// Every group takes a write of the first client: a leader that only answers reads, because a
     /// hand-over or a change of the configuration never ends, serves nobody. It asks one member
-    /// after the other and takes back none of its questions before the end: where a client's
-    /// patience is shorter than what waits in front of its write, all are taken and none in time.
+    /// after the other and takes back none of its questions before the end, and a write that is
+    /// committed counts although its client, or the member that was asked, has given up: where
+    /// more waits in front of each than their patience lasts, all are taken and none in time.
     pub fn takes_writes(&mut self, bound_us: u64) -> Checked {
         if self.may_refuse_writes() {
             return Ok(());
@@ -126,6 +127,7 @@ impl World {
                     value: Bytes::from(format!("service-{}", self.now_us)),
                     ..PutRequest::default()
                 };
+                self.probes.insert((group, put.value.clone()));
                 let put = Call::Write(Command::Put(put));
                 let call = self.start_patient_call(0, group, put, end - self.now_us);
                 asked.push(call);
@@ -137,6 +139,7 @@ impl World {
                 let pause = self.now_us + self.plan.tick_us;
                 self.run_until(pause)?;
             }
+            self.probes.clear();
             for call in asked {
                 self.give_up(0, call)?;
             }
@@ -270,6 +273,28 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A group answers a linearizable read of the first client, which asks one member after the
+    /// other.
+    pub fn answers(&mut self, group: GroupId, bound_us: u64) -> Result<bool, Violation> {
+        let end = self.now_us + bound_us;
+        self.phase_began_us = self.now_us;
+        self.phase_acks.clear();
+        let has = move |w: &World| w.phase_acks.get(&group).is_some_and(|n| *n > 0);
+        let key = KeyRange::single(Bytes::from_static(b"service"));
+        let read = RangeRequest { range: key, ..RangeRequest::default() };
+        while !has(self) && self.groups().contains(&group) {
+            if self.now_us >= end {
+                return Ok(false);
+            }
+            self.start_call(0, group, Call::Range(read.clone()));
+            let wait = self.now_us + self.plan.timeout_us;
+            self.run_to(wait, has)?;
+            let pause = self.now_us + self.plan.tick_us;
+            self.run_until(pause)?;
+        }
+        Ok(true)
     }
 
     /// A linearizable read of everything, from every member that is left: all that was ever

@@ -19,7 +19,7 @@ use quorate::types::{
     ConfState, Entry, EntryKind, GroupId, HardState, LogIndex, Message, MessageBody, NodeId, Term,
 };
 use quorate::wal::Record;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken promise: which rule, and what happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +134,9 @@ pub struct Safety {
     seen: BTreeMap<(NodeId, GroupId), Seen>,
     /// What each member's disk holds for sure, by what it has synced.
     durable: BTreeMap<NodeId, BTreeMap<GroupId, LogShape>>,
+    /// Groups that are destroyed: whoever knows has given their logs up, and whoever does not know
+    /// yet may still count on what those once held.
+    destroyed: BTreeSet<GroupId>,
     /// What each member has written since its newest sync.
     unsynced: BTreeMap<NodeId, Vec<Record>>,
     changes: Changes,
@@ -151,6 +154,11 @@ impl Safety {
     pub fn found(&mut self, group: GroupId, voters: Vec<NodeId>) {
         self.confs.found(group, ConfState::of_voters(voters));
         self.committed.insert(group, CommittedLog::born());
+    }
+
+    /// A group is no more.
+    pub fn on_destroyed(&mut self, group: GroupId) {
+        self.destroyed.insert(group);
     }
 
     pub fn committed_index(&self, group: GroupId) -> LogIndex {
@@ -209,7 +217,9 @@ impl Safety {
         );
         // A leader commits by counting, under the configuration in force there.
         let reigned = seen.process == process && seen.leads && seen.term == said.term;
-        if said.is_leader && reigned && said.commit > seen.commit && said.conf == seen.conf {
+        let lives = !self.destroyed.contains(&group);
+        if said.is_leader && reigned && said.commit > seen.commit && said.conf == seen.conf && lives
+        {
             let durable = &self.durable;
             let has = |id: NodeId| {
                 let log = durable.get(&id).and_then(|m| m.get(&group));
@@ -259,7 +269,9 @@ impl Safety {
                     votes && is_quorum(conf, voted)
                 };
                 ensure!(
-                    elects(&said.conf) || self.confs.before(group, &said.conf).is_some_and(elects),
+                    !lives
+                        || elects(&said.conf)
+                        || self.confs.before(group, &said.conf).is_some_and(elects),
                     "election-quorum",
                     "group {group}: {node} leads term {} without the votes of a quorum of {:?}",
                     said.term,
@@ -339,7 +351,8 @@ impl Safety {
                 log.is_some_and(|l| l.holds(entry.index, entry.term))
             };
             ensure!(
-                self.confs.deciding(group, entry.index).any(|conf| is_quorum(conf, has)),
+                self.destroyed.contains(&group)
+                    || self.confs.deciding(group, entry.index).any(|conf| is_quorum(conf, has)),
                 "committed-is-durable",
                 "group {group} index {} term {}: applied by {node}, synced on no quorum of {:?}",
                 entry.index,

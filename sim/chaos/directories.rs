@@ -12,7 +12,6 @@ use crate::rules::is_spoilt;
 use crate::safety::{Checked, LogShape, broken, ensure};
 use crate::world::World;
 use quorate::io::{Disk, MemDisk, OpenMode};
-use quorate::multiraft::turn::BOOT_INDEX;
 use quorate::node::BootError;
 use quorate::types::GroupId;
 use std::collections::BTreeMap;
@@ -166,8 +165,8 @@ impl World {
                 let (gone, there) = mixed.logs.iter().partition::<BTreeMap<_, _>, _>(|(g, _)| {
                     catalogue.is_destroyed(**g) && !whole.logs.contains_key(g)
                 });
-                let new_born =
-                    |log: &&LogShape| log.last() <= BOOT_INDEX && log.hard.vote.is_none();
+                // As they were born or fetched, and nothing since.
+                let new_born = |log: &&LogShape| log.terms.is_empty() && log.hard.vote.is_none();
                 let ends = |logs: BTreeMap<&GroupId, &LogShape>| {
                     let end = |(g, log): (&GroupId, &LogShape)| {
                         (*g, log.last(), log.hard.term, log.hard.vote)

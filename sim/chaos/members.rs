@@ -119,6 +119,7 @@ impl World {
         let before = std::mem::replace(&mut self.roster.root, root.clone());
         for group in before.catalogue.groups.keys() {
             if !root.catalogue.groups.contains_key(group) {
+                self.safety.on_destroyed(*group);
                 self.counters.mattered(Fault::GroupDestroy);
             }
         }

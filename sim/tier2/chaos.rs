@@ -4,7 +4,7 @@
 //! another cluster's data directory) take the member's place for a while; then the right one comes
 //! back, and must be taken back.
 
-use super::plan::FAULTS;
+use super::plan::{FAULTS, STANDING};
 use super::rpc::Line;
 use super::stranger;
 use super::world::{Role, World, member_ids};
@@ -31,7 +31,7 @@ pub async fn run(world: Arc<World>) {
     let choices: Vec<Fault> = FAULTS
         .iter()
         .copied()
-        .filter(|fault| plan.on(*fault) && *fault != Fault::LostAnswer)
+        .filter(|fault| plan.on(*fault) && !STANDING.contains(fault))
         .collect();
     let end = world.story.now_us() + plan.chaos_us;
     while world.story.now_us() < end && !world.story.is_broken() {

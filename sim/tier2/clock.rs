@@ -7,6 +7,10 @@
 //! what is shorter takes that long.
 
 use super::race::race;
+use super::story::Story;
+use crate::faults::Fault;
+use crate::plan::Plan;
+use crate::seed;
 use madsim::time::TimeHandle;
 use quorate::io::{BoxFuture, Clock, Mono};
 use std::collections::BTreeMap;
@@ -16,6 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+const NANOS: u64 = 1_000_000_000;
+/// A wall clock that jumps stands elsewhere after each of these.
+const WALL_STRETCH: u64 = NANOS / 2;
+const WALL_MS_MAX: u64 = 5 * 3_600 * 1_000;
 
 #[derive(Default)]
 struct Timers {
@@ -132,27 +141,66 @@ impl Drop for Sleep {
     }
 }
 
-/// The clock of one process: it begins with it.
+/// The clock of one process: it begins with it, anywhere, and goes faster or slower than true time.
 pub struct SimClock {
     wheel: Arc<Wheel>,
     born: u64,
+    /// Nanoseconds that it shows at first.
+    offset: u64,
+    drift_ppm: i64,
+    /// Where the wall clock stands in each stretch of time is drawn from this.
+    jumps: Option<u64>,
 }
 
 impl SimClock {
-    pub fn new(wheel: Arc<Wheel>) -> SimClock {
+    /// Of the `number`th process.
+    pub fn new(wheel: Arc<Wheel>, story: &Story, plan: &Plan, number: u64) -> SimClock {
+        let mut rng = plan.stream(&format!("clock-{number}"));
+        let offset = rng.below(10 * 24 * 3_600 * NANOS);
+        let bound = plan.drift_ppm();
+        let drift = rng.between(0, 2 * bound);
+        let key = rng.next_u64();
+        let on = |fault| {
+            if plan.on(fault) {
+                story.fired(fault);
+                story.mattered(fault);
+            }
+            plan.on(fault)
+        };
         let born = wheel.now();
-        SimClock { wheel, born }
+        SimClock {
+            wheel,
+            born,
+            offset: if on(Fault::ClockOffset) { offset } else { 0 },
+            drift_ppm: if on(Fault::ClockDrift) { bound as i64 - drift as i64 } else { 0 },
+            jumps: on(Fault::WallJump).then_some(key),
+        }
+    }
+
+    /// What it shows so long after the process began.
+    fn shows(&self, since: u64) -> u64 {
+        let drift = i128::from(since) * i128::from(self.drift_ppm) / 1_000_000;
+        self.offset + since.saturating_add_signed(drift as i64)
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Mono {
-        Mono(self.wheel.now() - self.born)
+        Mono(self.shows(self.wheel.now() - self.born))
     }
+    /// Hours ahead or back from one moment to the next: nothing that is promised may depend on it.
     fn wall_ms(&self) -> u64 {
-        1_700_000_000_000 + self.wheel.now() / 1_000_000
+        let now = self.wheel.now();
+        let jump =
+            self.jumps.map_or(0, |key| seed::at(key, now / WALL_STRETCH) % (2 * WALL_MS_MAX));
+        1_700_000_000_000 - WALL_MS_MAX + jump + now / 1_000_000
     }
     fn sleep_until(&self, at: Mono) -> BoxFuture<()> {
-        Box::pin(self.wheel.sleep_until(at.0.saturating_add(self.born)))
+        let shown = at.0.saturating_sub(self.offset);
+        // As long as it takes a slow clock to get there, or a fast one; rounded up.
+        let rate = (1_000_000 + self.drift_ppm) as u128;
+        let since = (u128::from(shown) * 1_000_000).div_ceil(rate) + 1_000_000;
+        let since = if self.drift_ppm == 0 { shown } else { since.min(u64::MAX.into()) as u64 };
+        Box::pin(self.wheel.sleep_until(since.saturating_add(self.born)))
     }
 }

@@ -77,9 +77,10 @@ pub struct Judge {
 }
 
 impl Judge {
-    pub fn new() -> Judge {
+    /// `drift_ppm` bounds how much faster than true time a member's clock goes.
+    pub fn new(drift_ppm: u64) -> Judge {
         Judge {
-            history: History::new(1, 0),
+            history: History::new(1, drift_ppm),
             log: BTreeMap::new(),
             hashes: BTreeMap::new(),
             answers: 0,

@@ -26,7 +26,14 @@ pub const FAULTS: &[Fault] = &[
     Fault::LostAnswer,
     Fault::Garbled,
     Fault::Stranger,
+    Fault::ClockOffset,
+    Fault::ClockDrift,
+    Fault::WallJump,
 ];
+
+/// Those of them that are not done but are there all the time.
+pub const STANDING: &[Fault] =
+    &[Fault::LostAnswer, Fault::ClockOffset, Fault::ClockDrift, Fault::WallJump];
 
 /// The plan of one seed. Only group 1 has an API.
 pub fn plan(seed: &Seed) -> Plan {

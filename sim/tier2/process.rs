@@ -115,7 +115,7 @@ pub fn io(life: &Arc<Life>, disk: &MemDisk, fabric: &Arc<Fabric>, plan: &Plan) -
     let purpose = format!("entropy-{}", life.number);
     Io {
         disk: Arc::new(SimDisk::new(disk.clone(), life.clone())),
-        clock: Arc::new(SimClock::new(life.story.wheel.clone())),
+        clock: Arc::new(SimClock::new(life.story.wheel.clone(), &life.story, plan, life.number)),
         net: Arc::new(SimNet::new(fabric.clone(), life.clone())),
         tasks: Arc::new(SimTasks { life: life.clone() }),
         entropy: Arc::new(SimEntropy(Mutex::new(plan.stream(&purpose)))),

@@ -87,7 +87,7 @@ impl World {
         };
         Arc::new(World {
             fabric: Fabric::new(&plan, story.clone()),
-            judge: Mutex::new(Judge::new()),
+            judge: Mutex::new(Judge::new(plan.drift_ppm())),
             heard,
             machines: Mutex::new((0..plan.members).map(machine).collect()),
             lives: AtomicU64::new(0),

@@ -15,7 +15,7 @@ use crate::trace::words;
 use quorate::codec::command::decode_proposal;
 use quorate::node::{Action, BootError, Output, StopReason};
 use quorate::raft::{Note, Role};
-use quorate::types::{ClusterId, Entry, EntryKind, GroupId, NodeId, StorageError, Term};
+use quorate::types::{ClusterId, Command, Entry, EntryKind, GroupId, NodeId, StorageError, Term};
 use quorate::wal::Record;
 
 /// How often a member looks after watchers that no event wakes, as in production.
@@ -256,6 +256,11 @@ impl World {
                     _ => None,
                 };
                 self.trace.word(entry.index.0);
+                if let Some(Command::Put(put)) = proposal.as_ref().map(|p| &p.command)
+                    && self.probes.remove(&(job.group, put.value.clone()))
+                {
+                    self.phase_wrote.insert(job.group);
+                }
                 let done = self.history.commit(self.now_us, job.group, entry, proposal);
                 let at = (entry.index, entry.term);
                 self.trace.commit(self.now_us, m, job.group, at, || {

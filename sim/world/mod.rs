@@ -42,6 +42,7 @@ use crate::tape::{Decision, Script};
 use crate::trace::Trace;
 use crate::watch::{Heard, Watcher};
 use crate::workload::{Client, Promises};
+use bytes::Bytes;
 use compare::HashKvs;
 use event::Item;
 use messages::Kept;
@@ -108,6 +109,8 @@ pub struct World {
     pub phase_acks: BTreeMap<GroupId, u64>,
     /// Of these, groups that have taken a write.
     pub phase_wrote: BTreeSet<GroupId>,
+    /// Values of writes that count as taken once they are committed, whoever still waits for them.
+    pub probes: BTreeSet<(GroupId, Bytes)>,
     pub phase_groups: Vec<GroupId>,
     /// Groups that were asked when the phase's promise was due, and early enough for an answer.
     pub phase_asked: BTreeSet<GroupId>,
@@ -238,6 +241,7 @@ impl World {
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
             phase_wrote: BTreeSet::new(),
+            probes: BTreeSet::new(),
             phase_groups: Vec::new(),
             phase_asked: BTreeSet::new(),
             phase_asked_write: BTreeSet::new(),

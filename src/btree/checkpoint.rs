@@ -378,7 +378,8 @@ impl CheckpointJob {
         drop(state);
         let oldest = store.epochs.oldest();
         let mut space = store.space();
-        // The meta before this one still needs what this one freed.
+        // The meta before this one still needs what this one freed. (Until this job is dropped the
+        // views that it was made from hold that back as well: they are of the epoch before.)
         space.release(self.checkpoint - 1, oldest);
         space.rewind();
     }

@@ -30,6 +30,7 @@
 //! |---|---|
 //! | before the log's start | a gap: refused |
 //! | in the log, same term | entries behind it are replayed |
+//! | anywhere, and the log knows nothing of the group, and the state is as it was born or fetched | its log begins there |
 //! | in the log, another term, or behind its end, and it is an installed snapshot | the log's new start was not written when the member stopped: it is written now |
 //! | the same, and it is not | the log has lost what was durable: refused |
 
@@ -458,8 +459,9 @@ fn recover(
         let meta = applier.meta(group).expect("the applier named it").clone();
         let mut log = match logs.remove(&group) {
             Some(log) => log,
-            // It was created, and a checkpoint holds it, before its log had been synced.
-            None if meta.is_as_installed() && meta.applied <= BOOT_INDEX => {
+            // A checkpoint holds it, newly born or as it was fetched, from before anything of its
+            // log was synced: nothing has been promised for it, no vote and no acknowledgement.
+            None if meta.is_as_installed() => {
                 let (hard, (index, term)) = (HardState::default(), meta.installed);
                 amends.push(Record::HardState { group, hard });
                 amends.push(Record::LogStart { group, index, term });

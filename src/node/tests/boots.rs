@@ -1,9 +1,11 @@
 use super::cluster::{Cluster, founders, group_ids};
 use crate::io::{Disk, MemDisk};
+use crate::multiraft::meta::GroupMeta;
 use crate::node::action::Action;
 use crate::node::boot::{BootConfig, BootError, Founding, boot};
 use crate::node::config::CoreConfig;
 use crate::types::{ClusterId, Command, GroupId, Incarnation, NodeId};
+use crate::wal::{Batch, Record, Wal};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -147,4 +149,59 @@ fn a_destroyed_groups_log_stays_while_the_newest_checkpoint_knows_the_group() {
     cluster.start(id).expect("the store has a group and the log has it too");
     cluster.run(500);
     assert_eq!(cluster.member(id).core.group_ids().count(), 1);
+}
+
+/// Takes a group out of a log, as if nothing of it had been synced yet.
+fn forget_in_log(disk: &Arc<MemDisk>, config: &BootConfig, group: GroupId) {
+    let dir = config.wal_path();
+    let (wal, logs) = Wal::open(disk_of(disk), &dir, config.wal).unwrap();
+    let identity = *wal.identity();
+    let mut records = Vec::new();
+    for (&kept, log) in logs.iter().filter(|(known, _)| **known != group) {
+        let (index, term) = log.start;
+        records.push(Record::HardState { group: kept, hard: log.hard });
+        records.push(Record::LogStart { group: kept, index, term });
+        if index < log.last {
+            let entries = wal.read(kept, index.next(), log.last, u64::MAX as usize).unwrap();
+            records.push(Record::Append { group: kept, entries });
+        }
+    }
+    drop(wal);
+    for path in disk.files().into_iter().filter(|path| path.starts_with(&dir)) {
+        disk.unlink(&path).unwrap();
+    }
+    let mut wal = Wal::create(disk_of(disk), &dir, identity, config.wal).unwrap();
+    wal.write(&Batch { records }).unwrap();
+    wal.sync().unwrap();
+}
+
+#[test]
+fn a_fetched_group_that_no_log_was_synced_of_begins_where_it_was_fetched() {
+    let mut cluster = Cluster::new(3, 2, |config| {
+        config.checkpoint.tail_entries = 5;
+        config.core.trim.keep_entries = 2;
+        config.core.trim.step_entries = 1;
+    });
+    cluster.settle(2);
+    let (group, away) = (GroupId(2), cluster.ids()[2]);
+    cluster.crash(away);
+    let id = cluster.ids()[0];
+    for n in 0..40 {
+        let put = cluster.put(id, group, &format!("k{n}"), "v");
+        cluster.wait(put).expect("two of three take writes");
+    }
+    cluster.start(away).expect("its disk is whole");
+    cluster.run_until("the state is fetched, and durable", 20_000, |cluster| {
+        let metas = cluster.member(away).store.group_metas();
+        let meta = GroupMeta::decode(&metas[&group], Path::new("db")).expect("it is ours");
+        meta.is_as_installed() && meta.applied.0 > 20
+    });
+    cluster.crash(away);
+    let node = &cluster.nodes[&away];
+    forget_in_log(&node.disk, &node.config, group);
+    cluster.start(away).expect("nothing was promised for the group");
+    let put = cluster.put(id, group, "last", "v");
+    cluster.wait(put).expect("the group goes on");
+    cluster.converge(2);
+    assert_eq!(cluster.value(away, group, "k39").as_deref(), Some(&b"v"[..]));
 }
