@@ -308,10 +308,13 @@ impl World {
         }
         for (group, note) in output.notes {
             // Who has lost its disk no longer has what a late copy speaks of.
-            if matches!(note, Note::BadMessage { .. }) && !self.slots[m].wiped {
+            let is_bad = matches!(note, Note::BadMessage { .. });
+            if is_bad && !self.slots[m].wiped {
                 return broken!("bad-message", format!("member {m} group {group}: {note}"));
             }
-            self.coverage.reached(note.name());
+            if !is_bad {
+                self.coverage.reached(note.name());
+            }
             self.trace.note(self.now_us, || format!("{m} group {group}: {note}"));
         }
         for soft in output.roles {
