@@ -97,7 +97,9 @@ impl World {
         let (a, b) = (self.slots[from].node, self.slots[to].node);
         match verdicts {
             (None, None) => {
-                if self.slots[from].wiped && self.slots[to].wiped {
+                // Who has just joined has heard of no binding yet.
+                let knows_nothing = |m: usize| self.slots[m].wiped || !self.slots[m].settled;
+                if wiped && knows_nothing(from) && knows_nothing(to) {
                     // Neither can know better, and together they are no quorum: what they would
                     // say to each other is left out.
                     return Ok(false);

@@ -234,7 +234,9 @@ impl Search {
 
     fn finish(self, took: Duration) -> ExitCode {
         let name = self.seed.to_string().replace(['/', ':'], "-");
-        let path = format!("{}/target/seed-{name}.tape", env!("CARGO_MANIFEST_DIR"));
+        // Not there where cargo builds elsewhere.
+        let folder = format!("{}/target", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{folder}/seed-{name}.tape");
         let text = format!(
             "# seed {} shrunk on commit {}: [{}]\n{}",
             self.seed,
@@ -242,7 +244,8 @@ impl Search {
             self.class,
             self.best
         );
-        if let Err(error) = std::fs::write(&path, &text) {
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, &text));
+        if let Err(error) = written {
             println!("{path}: {error}");
         }
         for decision in self.best.0.iter().filter(|d| !matches!(d, Decision::Plan { .. })) {

@@ -257,7 +257,9 @@ impl Watcher {
             (Creating::Refused(why), None) => *why == Refusal::EmptyRange,
             _ => false,
         };
-        if let Some(place) = self.creating.iter().position(it) {
+        // What was asked for last is decided first: the answers to what came before are still on
+        // their way.
+        if let Some(place) = self.creating.iter().rposition(it) {
             self.creating.remove(place);
             if let Some(at) = at {
                 self.watches[at] = None;
