@@ -22,6 +22,13 @@ fn disk_of(disk: &Arc<MemDisk>) -> Arc<dyn Disk> {
     disk.clone()
 }
 
+/// Checkpoints every few entries, and next to nothing behind them in the log.
+fn keeps_little(config: &mut BootConfig) {
+    config.checkpoint.tail_entries = 5;
+    config.core.trim.keep_entries = 2;
+    config.core.trim.step_entries = 1;
+}
+
 #[test]
 fn founding_survives_a_crash_at_every_operation() {
     let whole = Arc::new(MemDisk::new(0));
@@ -69,11 +76,7 @@ fn what_belongs_to_somebody_else_is_refused() {
 
 #[test]
 fn a_log_that_was_lost_or_put_back_is_refused() {
-    let mut cluster = Cluster::new(1, 1, |config| {
-        config.checkpoint.tail_entries = 5;
-        config.core.trim.keep_entries = 2;
-        config.core.trim.step_entries = 1;
-    });
+    let mut cluster = Cluster::new(1, 1, keeps_little);
     let id = cluster.ids()[0];
     let write = |cluster: &mut Cluster, n: usize| {
         let tokens: Vec<_> =
@@ -177,11 +180,7 @@ fn forget_in_log(disk: &Arc<MemDisk>, config: &BootConfig, group: GroupId) {
 
 #[test]
 fn a_fetched_group_that_no_log_was_synced_of_begins_where_it_was_fetched() {
-    let mut cluster = Cluster::new(3, 2, |config| {
-        config.checkpoint.tail_entries = 5;
-        config.core.trim.keep_entries = 2;
-        config.core.trim.step_entries = 1;
-    });
+    let mut cluster = Cluster::new(3, 2, keeps_little);
     cluster.settle(2);
     let (group, away) = (GroupId(2), cluster.ids()[2]);
     cluster.crash(away);
