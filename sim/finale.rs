@@ -105,8 +105,8 @@ impl World {
     /// Every group takes a write of the first client: a leader that only answers reads, because a
     /// hand-over or a change of the configuration never ends, serves nobody. It asks one member
     /// after the other and takes back none of its questions before the end, and a write that is
-    /// committed counts although its client, or the member that was asked, has given up: where
-    /// more waits in front of each than their patience lasts, all are taken and none in time.
+    /// committed counts although the member that was asked has answered that it takes too long:
+    /// where more waits in front of each than patience lasts, all are taken and none in time.
     pub fn takes_writes(&mut self, bound_us: u64) -> Checked {
         if self.may_refuse_writes() {
             return Ok(());
@@ -127,7 +127,7 @@ impl World {
                     value: Bytes::from(format!("service-{}", self.now_us)),
                     ..PutRequest::default()
                 };
-                self.probes.insert((group, put.value.clone()));
+                self.probes.insert((group, put.value.clone()), (false, false));
                 let put = Call::Write(Command::Put(put));
                 let call = self.start_patient_call(0, group, put, end - self.now_us);
                 asked.push(call);

@@ -8,6 +8,7 @@ use crate::callers::Credential;
 use crate::history::{Answer, Call, CallId, is_refusal};
 use crate::safety::{Checked, ensure};
 use crate::workload::Open;
+use bytes::Bytes;
 use quorate::node::{Action, Answer as CoreAnswer, Token};
 use quorate::types::{ApiError, Command, GroupId};
 use std::rc::Rc;
@@ -174,6 +175,9 @@ impl World {
                 self.phase_wrote.insert(group);
             }
         }
+        if let Call::Write(Command::Put(put)) = &*open.call {
+            self.probe_met(group, &put.value, (false, true));
+        }
         self.clients[c].heard(group, &answer);
         let plan = self.plan.clone();
         self.clients[c].people_answered(&plan, group, &open.call, &answer);
@@ -195,6 +199,15 @@ impl World {
             self.ask_later(c);
         }
         Ok(())
+    }
+
+    /// What a probe of service has met with: see `World::probes`.
+    pub(super) fn probe_met(&mut self, group: GroupId, value: &Bytes, news: (bool, bool)) {
+        let Some(probe) = self.probes.get_mut(&(group, value.clone())) else { return };
+        *probe = (probe.0 | news.0, probe.1 | news.1);
+        if *probe == (true, true) {
+            self.phase_wrote.insert(group);
+        }
     }
 
     pub fn give_up(&mut self, c: usize, call: CallId) -> Checked {

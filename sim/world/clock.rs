@@ -2,8 +2,8 @@
 //!
 //! A core is told its member's time, never the world's: it starts anywhere, goes faster or slower
 //! than true time within the plan's bound, and may stand still while the machine does. It never
-//! goes backward, and leaves nothing out: what is asked for is a monotonic clock. Wall clocks do not exist below the API; nothing
-//! here could ask for one, so that their jumps have nothing to act on.
+//! goes backward, and leaves nothing out: what is asked for is a monotonic clock. Wall clocks do not
+//! exist below the API; nothing here could ask for one, so that their jumps have nothing to act on.
 
 use super::World;
 use super::event::Event;

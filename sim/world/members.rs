@@ -256,10 +256,8 @@ impl World {
                     _ => None,
                 };
                 self.trace.word(entry.index.0);
-                if let Some(Command::Put(put)) = proposal.as_ref().map(|p| &p.command)
-                    && self.probes.remove(&(job.group, put.value.clone()))
-                {
-                    self.phase_wrote.insert(job.group);
+                if let Some(Command::Put(put)) = proposal.as_ref().map(|p| &p.command) {
+                    self.probe_met(job.group, &put.value, (true, false));
                 }
                 let done = self.history.commit(self.now_us, job.group, entry, proposal);
                 let at = (entry.index, entry.term);

@@ -109,8 +109,9 @@ pub struct World {
     pub phase_acks: BTreeMap<GroupId, u64>,
     /// Of these, groups that have taken a write.
     pub phase_wrote: BTreeSet<GroupId>,
-    /// Values of writes that count as taken once they are committed, whoever still waits for them.
-    pub probes: BTreeSet<(GroupId, Bytes)>,
+    /// Writes by their values that count as taken when they are committed and their client has
+    /// heard something, if only that it took too long: (committed, heard).
+    pub probes: BTreeMap<(GroupId, Bytes), (bool, bool)>,
     pub phase_groups: Vec<GroupId>,
     /// Groups that were asked when the phase's promise was due, and early enough for an answer.
     pub phase_asked: BTreeSet<GroupId>,
@@ -241,7 +242,7 @@ impl World {
             phase_began_us: 0,
             phase_acks: BTreeMap::new(),
             phase_wrote: BTreeSet::new(),
-            probes: BTreeSet::new(),
+            probes: BTreeMap::new(),
             phase_groups: Vec::new(),
             phase_asked: BTreeSet::new(),
             phase_asked_write: BTreeSet::new(),
