@@ -148,7 +148,7 @@ fn a_cluster_grows_and_its_members_are_replaced() {
     let lost = id_of(&ctl, "m3");
     cluster.members[third].kill();
     let told = ctl.ok(&["member", "remove", &lost]);
-    assert!(told.contains(&format!("Member {lost} removed from cluster ")), "{told}");
+    assert!(told.contains(&format!("Member {lost:>16} removed from cluster ")), "{told}");
     assert_eq!(list(&ctl).len(), 2);
     let fourth = add(&mut cluster, &ctl, "m4", false);
     serves(&cluster.members[fourth]);
@@ -226,7 +226,7 @@ fn learners_are_added_promoted_and_moved() {
     assert!(status.contains("\"isLearner\":true"), "{status}");
     let id = id_of(&ctl, "m2");
     let told = ctl.ok(&["member", "promote", &id]);
-    assert!(told.contains(&format!("Member {id} promoted in cluster ")), "{told}");
+    assert!(told.contains(&format!("Member {id:>16} promoted in cluster ")), "{told}");
     serves(&cluster.members[learner]);
     fails(&ctl.run(&["member", "promote", &id]), "etcdserver: can only promote a learner member");
     here.ok(&["put", "l/2", "two"]);
@@ -237,7 +237,7 @@ fn learners_are_added_promoted_and_moved() {
     serves(&cluster.members[learner]);
     let url = format!("http://127.0.0.1:{}", free_port());
     let told = ctl.ok(&["member", "update", &id, &format!("--peer-urls={url}")]);
-    assert!(told.contains(&format!("Member {id} updated in cluster ")), "{told}");
+    assert!(told.contains(&format!("Member {id:>16} updated in cluster ")), "{told}");
     // Until it is there it cannot be reached, and of two voters both are needed.
     let member = &mut cluster.members[learner];
     member.kill();
