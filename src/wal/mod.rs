@@ -74,6 +74,12 @@
 //!   where the new header says (`previous end`). Recovery writes the seal again.
 //! - *Between the release and the recycling.* The file is older than the log's beginning: it is
 //!   recycled now.
+//! - *A process is killed, or stops for an error, and the system goes on.* What it wrote last may
+//!   be in the cache alone, and where a sync has failed the cache counts it as written: it would
+//!   be read, be relied on, and never reach the disk. So a start writes anew what may be such: a
+//!   copy of the newest segment takes its place, and before its first batch also the seal in front
+//!   of it. All before that was synced by whoever began the newest segment's first batch.
+//! - *While that copy is made.* It is a temporary file until it is durable.
 //! - *The sector at the log's end is rewritten* by the next batch with the same bytes in front; we
 //!   rely on a torn sector holding, byte by byte, either the old or the new content, or garbage
 //!   only where new content was to be.
@@ -91,8 +97,9 @@
 //! # WHY NOT ...
 //!
 //! - *a log per group?* One fdatasync per turn instead of one per group.
-//! - *zero the rest after a torn tail, or go on in a new segment?* The checksums make both
-//!   unnecessary, and a crash loop would eat a segment per crash.
+//! - *go on in a new segment after a torn tail?* A crash loop would eat a segment per crash.
+//! - *sync the newest segment at a start, instead of the copy?* See above: it may do nothing. And
+//!   writing it again in place would put batches at risk that have been acknowledged.
 //! - *retry after a failed write or sync?* What the kernel then still holds is unknown. The log is
 //!   poisoned: every later call fails, and the member stops.
 //!
@@ -219,8 +226,9 @@ pub struct Wal {
     live: Live,
     groups: BTreeMap<GroupId, GroupIndex>,
     next_batch: u64,
-    /// A batch has been written and not synced. It may have said that the log begins later.
-    unsynced: Option<Unsynced>,
+    /// A batch has been written and not synced. With its sync, segments before this one are
+    /// released.
+    unsynced: Option<u64>,
     spares: Spares,
     copying: Option<CopyJob>,
     /// An error has left the disk in a state that only recovery can judge.
@@ -228,15 +236,6 @@ pub struct Wal {
     appended_bytes: u64,
     /// Kept from batch to batch so that its memory is reused.
     buffer: Vec<u8>,
-}
-
-/// What a sync will make true.
-#[derive(Clone, Copy, Debug)]
-struct Unsynced {
-    /// Where in the newest segment it begins.
-    at: u64,
-    /// Segments before this one are then released.
-    oldest: u64,
 }
 
 impl Wal {
@@ -252,10 +251,11 @@ impl Wal {
     }
 
     /// Opens the log in `dir` and tells what every group's log holds. Whose it is, `identity`
-    /// tells: the caller compares before it writes anything. Nothing is removed before the first
-    /// write.
+    /// tells: the caller compares before it writes anything. What is found is durable: the newest
+    /// segment has been written again. No other segment is removed before the first write.
     ///
-    /// Errors: `Corrupt` for damage and missing files, `Mismatch` for another log's files.
+    /// Errors: `Corrupt` for damage and missing files, `Mismatch` for another log's files, `Io` for
+    /// one that cannot be written or lacks the room for one more segment. After one, open it again.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,

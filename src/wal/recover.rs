@@ -3,15 +3,20 @@
 //! Two passes. The newest segment says where the log begins (its header's `oldest`, or a later
 //! release record), so it is read first; then every segment from there on is replayed in order.
 //! One segment is in memory at a time besides the newest; entries are not kept, only their places.
+//!
+//! What a process before this one wrote may be in the system's cache alone, and a sync here would
+//! not do: if an earlier start's sync failed, the cache counts as clean and a later one says yes
+//! without a write. So what a start relies on it writes itself: the newest segment is copied, the
+//! copy synced and put in its place.
 
 use super::batch::{Invalid, ValidBatch, find_head};
 use super::index::{GroupIndex, Live};
 use super::record::Logged;
-use super::recycle::Spares;
+use super::recycle::{Spares, fill};
 use super::segment::{
     GroupBounds, Header, Segment, damage, mismatch, segment_name, sequence_of_name,
 };
-use super::writer::write_seal;
+use super::writer::{give_name, write_seal};
 use super::{GroupLog, Wal, WalIdentity, WalOptions};
 use crate::io::Disk;
 use crate::types::{GroupId, StorageError};
@@ -24,8 +29,7 @@ pub(super) fn open(
     dir: &Path,
     options: WalOptions,
 ) -> Result<(Wal, BTreeMap<GroupId, GroupLog>), StorageError> {
-    // A process that was killed may have left names and bytes that only the cache holds. What we
-    // are about to rely on must not vanish later.
+    // A process that was killed may have left names that only the cache holds.
     disk.sync_dir(dir)?;
     let names = disk.list(dir)?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|n| sequence_of_name(n)).collect();
@@ -33,7 +37,7 @@ pub(super) fn open(
     let Some(newest) = sequences.last().copied() else {
         return Err(damage(dir, 0, "a log segment", "none"));
     };
-    let tail = Loaded::read(&*disk, dir, newest, true)?;
+    let tail = Loaded::read(&*disk, dir, newest)?;
     let oldest = tail.oldest_needed()?;
     let (unneeded, needed) = sequences.split_at(sequences.partition_point(|s| *s < oldest));
     check_none_missing(dir, oldest, needed)?;
@@ -45,12 +49,11 @@ pub(super) fn open(
 
     let mut replay = Replay::new(&tail, oldest);
     for sequence in oldest..newest {
-        // Only the newest two can hold anything that is not durable.
-        let loaded = Loaded::read(&*disk, dir, sequence, sequence + 1 == newest)?;
-        replay.older(loaded, &tail)?;
+        replay.older(Loaded::read(&*disk, dir, sequence)?, &tail)?;
     }
     let identity = tail.header.identity;
-    replay.newest(tail)?;
+    let tail = replay.newest(tail)?;
+    replay.segments.push_back(copied(&*disk, dir, tail, &mut spares)?);
     let Replay { groups, live, segments, next_batch, .. } = replay;
     let wal = Wal {
         disk,
@@ -136,16 +139,8 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn read(
-        disk: &dyn Disk,
-        dir: &Path,
-        sequence: u64,
-        sync: bool,
-    ) -> Result<Loaded, StorageError> {
+    fn read(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Loaded, StorageError> {
         let (segment, header) = Segment::open(disk, dir, sequence)?;
-        if sync {
-            segment.file.sync_data()?;
-        }
         // The header's length was compared with the file's.
         let mut bytes = vec![0; segment.length as usize];
         segment.file.read_exact_at(&mut bytes, 0)?;
@@ -182,8 +177,32 @@ impl Loaded {
 
 /// How the valid part of a segment ends.
 enum End {
-    Sealed,
+    /// By the seal at this offset.
+    Sealed {
+        at: u64,
+    },
     Invalid(Invalid),
+}
+
+/// Puts a copy of the valid part of `tail` in its place, written and synced by us. A crash leaves
+/// the one or the other, and both hold whatever was acknowledged.
+fn copied(
+    disk: &dyn Disk,
+    dir: &Path,
+    tail: Loaded,
+    spares: &mut Spares,
+) -> Result<Segment, StorageError> {
+    let Loaded { segment, header, bytes } = tail;
+    let (temporary, file) = spares.unused(disk, segment.length)?;
+    file.write_at(&[&bytes[..segment.end as usize]], 0)?;
+    // To the very end: a copy that was cut short may have left later batches of this very segment.
+    let mut filled = segment.end;
+    while filled < segment.length {
+        filled += fill(&*file, filled, segment.length)?;
+    }
+    file.sync_data()?;
+    let copy = give_name(disk, dir, &temporary, &header)?;
+    Ok(Segment { end: segment.end, ..copy })
 }
 
 /// The log as computed so far.
@@ -212,17 +231,26 @@ impl Replay {
     /// A segment that has a successor.
     fn older(&mut self, mut loaded: Loaded, tail: &Loaded) -> Result<(), StorageError> {
         self.enter(&loaded)?;
-        if let End::Invalid(invalid) = self.batches(&mut loaded)? {
-            if !self.rotation_was_cut_short(&loaded, tail) {
-                return Err(loaded.damaged(
-                    invalid.offset,
-                    "a valid batch or a seal",
-                    invalid.what,
-                ));
+        let (seal_at, written) = match self.batches(&mut loaded)? {
+            End::Sealed { at } => (at, true),
+            End::Invalid(_) if self.rotation_was_cut_short(&loaded, tail) => {
+                self.next_batch += 1;
+                (loaded.segment.end, false)
             }
-            self.previous_end = Some(loaded.segment.end);
-            write_seal(&mut loaded.segment, self.next_batch)?;
-            self.next_batch += 1;
+            End::Invalid(invalid) => {
+                let what = "a valid batch or a seal";
+                return Err(loaded.damaged(invalid.offset, what, invalid.what));
+            }
+        };
+        self.previous_end = Some(seal_at);
+        // A batch is only begun behind a durable seal. Before the first, a seal that can be read
+        // may be another process' that only the cache holds.
+        let begun =
+            |tail: &Loaded| tail.batch(tail.segment.start as usize, self.next_batch).is_ok();
+        let durable = loaded.segment.sequence + 1 < tail.header.sequence || begun(tail);
+        if !(written && durable) {
+            loaded.segment.end = seal_at;
+            write_seal(&mut loaded.segment, self.next_batch - 1)?;
         }
         self.segments.push_back(loaded.segment);
         Ok(())
@@ -239,10 +267,11 @@ impl Replay {
             && find_head(&tail.bytes, tail.segment.seed, tail.segment.start as usize, 1).is_none()
     }
 
-    fn newest(&mut self, mut tail: Loaded) -> Result<(), StorageError> {
+    /// The segment without a successor, as far as it is valid.
+    fn newest(&mut self, mut tail: Loaded) -> Result<Loaded, StorageError> {
         self.enter(&tail)?;
         match self.batches(&mut tail)? {
-            End::Sealed => {
+            End::Sealed { .. } => {
                 let dir = tail.segment.path.parent().expect("a segment lies in a directory");
                 return Err(missing_segment(dir, tail.segment.sequence + 1));
             }
@@ -255,15 +284,13 @@ impl Replay {
                 }
             }
         }
-        let path = tail.segment.path.clone();
-        self.segments.push_back(tail.segment);
         for (group, index) in &mut self.groups {
             if let Err(missing) = index.finish() {
                 let expected = format!("entry {missing} of group {group} in some segment");
-                return Err(damage(&path, 0, expected, "it in none"));
+                return Err(tail.damaged(0, expected, "it in none"));
             }
         }
-        Ok(())
+        Ok(tail)
     }
 
     /// Takes over, or compares, what a segment's header says about the log so far.
@@ -289,16 +316,15 @@ impl Replay {
     /// Applies the valid batches of a segment, up to its seal or the first invalid byte.
     fn batches(&mut self, loaded: &mut Loaded) -> Result<End, StorageError> {
         loop {
-            let at = loaded.segment.end as usize;
-            let (end, sealed) = match loaded.batch(at, self.next_batch) {
+            let at = loaded.segment.end;
+            let (end, sealed) = match loaded.batch(at as usize, self.next_batch) {
                 Ok(batch) => (batch.end as u64, self.batch(loaded, &batch)?),
                 Err(invalid) => return Ok(End::Invalid(invalid)),
             };
             self.next_batch += 1;
             loaded.segment.end = end;
             if sealed {
-                self.previous_end = Some(at as u64);
-                return Ok(End::Sealed);
+                return Ok(End::Sealed { at });
             }
         }
     }

@@ -88,9 +88,7 @@ impl Spares {
         if self.released.is_empty() && self.useless.is_empty() {
             return Ok(false);
         }
-        for path in std::mem::take(&mut self.useless) {
-            disk.unlink(&path)?;
-        }
+        self.discard(disk)?;
         let mut renamed = Vec::new();
         for (path, length) in std::mem::take(&mut self.released) {
             let room = self.ready.len() + renamed.len() < self.options.spare_segments;
@@ -110,6 +108,14 @@ impl Spares {
         Ok(true)
     }
 
+    /// Removes leftovers of no use, for good with the directory's next sync.
+    fn discard(&mut self, disk: &dyn Disk) -> Result<(), StorageError> {
+        for path in std::mem::take(&mut self.useless) {
+            disk.unlink(&path)?;
+        }
+        Ok(())
+    }
+
     /// A file of `length` bytes under a temporary name.
     pub fn take(
         &mut self,
@@ -125,15 +131,42 @@ impl Spares {
             let file = disk.open(&path, OpenMode::ReadWrite)?;
             return Ok((path, file));
         }
-        let path = self.dir.join(spare_name(self.next_number));
-        self.next_number += 1;
-        let file = disk.open(&path, OpenMode::CreateNew)?;
-        file.allocate(length)?;
+        let (path, file) = self.create(disk, length)?;
         let mut filled = 0;
         while filled < length {
             filled += fill(&*file, filled, length)?;
         }
         file.sync_data()?;
+        Ok((path, file))
+    }
+
+    /// A file of `length` bytes under a temporary name, with anything in it. Segments that the log
+    /// has given up stay: that it has may not be durable yet.
+    pub fn unused(
+        &mut self,
+        disk: &dyn Disk,
+        length: u64,
+    ) -> Result<(PathBuf, Arc<dyn File>), StorageError> {
+        // One start after another may fail just here.
+        self.discard(disk)?;
+        if length == self.options.segment_bytes
+            && let Some(path) = self.ready.pop()
+        {
+            let file = disk.open(&path, OpenMode::ReadWrite)?;
+            return Ok((path, file));
+        }
+        self.create(disk, length)
+    }
+
+    fn create(
+        &mut self,
+        disk: &dyn Disk,
+        length: u64,
+    ) -> Result<(PathBuf, Arc<dyn File>), StorageError> {
+        let path = self.dir.join(spare_name(self.next_number));
+        self.next_number += 1;
+        let file = disk.open(&path, OpenMode::CreateNew)?;
+        file.allocate(length)?;
         Ok((path, file))
     }
 
@@ -174,7 +207,7 @@ impl Spares {
 }
 
 /// Writes zeros from `filled` on, at most one step's worth; how many.
-fn fill(file: &dyn File, filled: u64, length: u64) -> Result<u64, StorageError> {
+pub(super) fn fill(file: &dyn File, filled: u64, length: u64) -> Result<u64, StorageError> {
     let step = (length - filled).min(PREPARE_STEP_BYTES);
     let mut slices: Vec<&[u8]> = vec![&ZEROS; step as usize / ZEROS.len()];
     slices.push(&ZEROS[..step as usize % ZEROS.len()]);

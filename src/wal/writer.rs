@@ -7,7 +7,7 @@ use super::record::{
 };
 use super::recycle::Spares;
 use super::segment::{Header, SEGMENT_BYTES_MAX, Segment, segment_name, sequence_of_name};
-use super::{Batch, Record, Unsynced, Wal, WalIdentity, WalOptions};
+use super::{Batch, Record, Wal, WalIdentity, WalOptions};
 use crate::io::{Disk, OpenMode};
 use crate::types::{Entry, GroupId, HardState, LogIndex, StorageError, Term};
 use std::collections::{BTreeMap, VecDeque};
@@ -86,8 +86,18 @@ fn start_segment(
     let (temporary, file) = spares.take(disk, header.length)?;
     file.write_at(&[&header.encode()], 0)?;
     file.sync_data()?;
+    give_name(disk, dir, &temporary, header)
+}
+
+/// The file at `temporary`, which begins with this header, becomes the segment it speaks of.
+pub(super) fn give_name(
+    disk: &dyn Disk,
+    dir: &Path,
+    temporary: &Path,
+    header: &Header,
+) -> Result<Segment, StorageError> {
     let path = dir.join(segment_name(header.sequence));
-    disk.rename(&temporary, &path)?;
+    disk.rename(temporary, &path)?;
     disk.sync_dir(dir)?;
     // Opened again so that its errors name the file as it is called now.
     let file = disk.open(&path, OpenMode::ReadWrite)?;
@@ -111,13 +121,10 @@ impl Wal {
     }
 
     pub(super) fn try_sync(&mut self) -> Result<(), StorageError> {
-        let Some(unsynced) = self.unsynced else { return Ok(()) };
-        if let Err(error) = self.current().file.sync_data() {
-            disown(&*self.disk, &self.current().path, unsynced.at);
-            return Err(error);
-        }
+        let Some(oldest) = self.unsynced else { return Ok(()) };
+        self.current().file.sync_data()?;
         self.unsynced = None;
-        self.release_before(unsynced.oldest);
+        self.release_before(oldest);
         Ok(())
     }
 
@@ -167,7 +174,7 @@ impl Wal {
         self.current_mut().end += batch.bytes;
         self.next_batch += 1;
         self.appended_bytes += batch.bytes;
-        self.unsynced = Some(Unsynced { at, oldest });
+        self.unsynced = Some(oldest);
         if batch.buffer.capacity() <= BUFFER_KEPT_BYTES_MAX {
             self.buffer = batch.buffer;
         }
@@ -189,27 +196,14 @@ impl Wal {
             groups: self.groups.iter().map(|(id, index)| index.bounds(*id)).collect(),
         };
         let segment = start_segment(&*self.disk, &self.dir, &header, &mut self.spares)?;
-        let (number, at) = (self.next_batch, self.current().end);
-        if let Err(error) = write_seal(self.current_mut(), number) {
-            disown(&*self.disk, &self.current().path, at);
-            return Err(error);
-        }
+        let number = self.next_batch;
+        write_seal(self.current_mut(), number)?;
         self.next_batch += 1;
         self.segments.push_back(segment);
         self.live.push();
         self.release_before(header.oldest);
         self.recycle_released()?;
         Ok(())
-    }
-}
-
-/// After a sync that failed, takes back the batch at `at`, which nobody was told of. The system
-/// may keep it in its cache and believe it written: it would read well when the process starts
-/// again, would count as durable, and no later sync would ever bring it to the disk. Where this
-/// fails too (or only the disk has the batch), a restart finds the whole batch or none, as ever.
-fn disown(disk: &dyn Disk, path: &Path, at: u64) {
-    if let Ok(file) = disk.open(path, OpenMode::ReadWrite) {
-        let _ = file.write_at(&[&[0; RECORD_HEAD_BYTES]], at);
     }
 }
 

@@ -292,3 +292,50 @@ fn what_a_failed_sync_left_in_the_cache_is_not_relied_on() {
     let (_, after) = Wal::open(Arc::new(disk.clone()), dir(), tiny()).unwrap();
     assert_eq!(after, logs, "what was found once is found again");
 }
+
+/// A process is killed in some operation, the next one's start meets an error of the disk, and the
+/// one after that finds what they left in the cache. Then the power fails.
+#[test]
+fn what_a_start_finds_behind_a_failed_start_survives_a_power_failure() {
+    let options = WalOptions { segment_bytes: 900, spare_segments: 1 };
+    let mix = Mix { groups: 3, data_bytes_max: 120, trims: 25 };
+    for (hit, nth) in [
+        (FaultOp::Sync, 1),
+        (FaultOp::Sync, 2),
+        (FaultOp::SyncDir, 1),
+        (FaultOp::SyncDir, 2),
+        (FaultOp::Write, 1),
+        (FaultOp::Write, 2),
+        (FaultOp::Create, 1),
+        (FaultOp::Rename, 1),
+    ] {
+        let fault = Fault::nth(hit, FaultKind::Io, nth);
+        let (mut op, mut failed) = (1, 0);
+        loop {
+            let disk = MemDisk::new(op);
+            let mut prng = Prng::stream(8, "wal kill");
+            let mut run = Run { synced: Model::default(), written: Model::default() };
+            let mut wal = create(&disk, options);
+            disk.set_crash_after(op);
+            if work(&mut wal, &mut run, &mut prng, mix, 60) {
+                break;
+            }
+            drop(wal);
+            disk.kill_process();
+            disk.inject(fault.clone());
+            failed += u64::from(Wal::open(Arc::new(disk.clone()), dir(), options).is_err());
+            disk.clear_faults();
+            disk.kill_process();
+            let what = format!("killed in operation {op}, then {fault:?}");
+            drop(recover(&disk, options, &mut run, &what));
+            disk.crash_with(CrashPlan { mode: CrashMode::None, torn: false });
+            let (mut wal, logs) = Wal::open(Arc::new(disk.clone()), dir(), options)
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(logs, run.synced.logs(), "{what}");
+            assert!(work(&mut wal, &mut run, &mut prng, mix, 6), "{what}");
+            op += 1;
+        }
+        assert!(op > 40, "the workload is too short to be a test: {op} operations");
+        assert!(failed > 0, "{fault:?} never hit a start");
+    }
+}
