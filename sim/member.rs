@@ -28,7 +28,7 @@ use quorate::node::tokens::Tokens;
 use quorate::node::{
     Action, BootConfig, BootError, Core, CoreConfig, Founding, Member, Output, WatchRoom, boot,
 };
-use quorate::raft::Role;
+use quorate::raft::{PeerState, PeerStatus, Role};
 use quorate::transport::handshake::{decode_hello, encode_hello};
 use quorate::transport::{Hello, LocalIdentity, PeerBook, Refusal, StreamKind, Verdict, judge};
 use quorate::types::command::{AlarmKind, RangeRequest};
@@ -345,6 +345,14 @@ impl Live {
         self.said_and_facet(group).map(|both| both.0)
     }
 
+    /// Whether it fetches the group's state, or has a follower that it is about to tell to.
+    pub fn moves_state(&self, group: GroupId) -> bool {
+        self.core.status(group).is_some_and(|status| {
+            let behind = |peer: &PeerStatus| peer.state == PeerState::Snapshot;
+            status.fetching || status.raft.progress.iter().any(behind)
+        })
+    }
+
     /// What a replica says of itself, and what is left of it when the numbers are gone.
     pub fn said_and_facet(&self, group: GroupId) -> Option<(Said, Facet)> {
         let whole = self.core.status(group)?;
@@ -382,6 +390,12 @@ impl Live {
     /// Requests and reads that wait inside the core: bounded.
     pub fn waiting(&self) -> usize {
         self.core.pending() + self.jobs.len() + self.log_reads.len() + self.installs.len()
+    }
+
+    /// Whether the applier has the group: not before it is created or fetched, nor once it is
+    /// destroyed.
+    pub fn has_state(&self, group: GroupId) -> bool {
+        self.applier.view(group).is_some()
     }
 
     pub fn applied(&self, group: GroupId) -> LogIndex {

@@ -432,10 +432,14 @@ impl Safety {
             );
             // What was written and not synced may have survived, a newer suffix included.
             let intended = intended.get(group);
+            // A fetched state that was durable before the log's record of it, and that contradicts
+            // the log where it ends: what lies behind follows a history that was not committed.
+            let parted = had.term_at(has.start.0).is_some_and(|term| term != has.start.1);
             for (index, term) in &had.terms {
                 let replaced = intended.is_some_and(|w| w.term_at(*index) != Some(*term));
                 ensure!(
                     *index <= has.start.0
+                        || parted
                         || has.terms.get(index) == Some(term)
                         || replaced
                             && (!has.terms.contains_key(index)

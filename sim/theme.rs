@@ -87,6 +87,7 @@ const FETCHES: &[Fault] = &[
     Fault::Replace,
     Fault::GroupCreate,
     Fault::GroupDestroy,
+    Fault::GroupDestroy,
 ];
 
 impl Theme {
@@ -179,6 +180,8 @@ impl Theme {
                 plan.snapshot_chunk_bytes = pick(&[512, 4 << 10]) as usize;
                 plan.think_us = pick(&[2, 10]) * MS;
                 plan.in_step = pick(&[0, 1]) == 1;
+                // So slow that a group may be destroyed by a batch in front of its state.
+                plan.apply_us = pick(&[300, 3_000, 20_000, 60_000]);
             }
             Theme::Leases => {
                 plan.lease_keepers = pick(&[3, 5, 8]);

@@ -173,7 +173,20 @@ impl World {
                     };
                     logs.into_iter().map(end).collect::<Vec<_>>()
                 };
-                let (there, own) = (ends(there), ends(whole.logs.iter().collect()));
+                // A fetched state is in the store before the log knows of it, and nothing is promised
+                // in between: the log that goes with the old store ends where it did then.
+                let fetched = |group: &GroupId, old: &LogShape| {
+                    whole.logs.get(group).is_some_and(|own| {
+                        let promised = |log: &LogShape| (log.hard.term, log.hard.vote);
+                        own.terms.is_empty()
+                            && own.start.0 > old.last()
+                            && promised(own) == promised(old)
+                    })
+                };
+                let (before, there): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    there.into_iter().partition(|(group, log)| fetched(group, log));
+                let own = whole.logs.iter().filter(|(group, _)| !before.contains_key(group));
+                let (there, own) = (ends(there), ends(own.collect()));
                 ensure!(
                     there == own && gone.values().all(new_born),
                     "older-store",

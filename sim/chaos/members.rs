@@ -367,9 +367,16 @@ impl World {
                 }
             }
             Fault::GroupDestroy => {
-                let groups: Vec<GroupId> = self.groups();
-                if groups.len() > 1 {
-                    let at = 1 + self.roster.rng.below(groups.len() as u64 - 1) as usize;
+                let mut groups: Vec<GroupId> = self.groups().split_off(1);
+                let lives = || self.slots.iter().filter_map(|slot| slot.live.as_ref());
+                let mut moving = groups.clone();
+                moving.retain(|group| lives().any(|live| live.moves_state(*group)));
+                // What is on its way is worth more than what rests.
+                if !moving.is_empty() && self.roster.rng.chance(2, 3) {
+                    groups = moving;
+                }
+                if !groups.is_empty() {
+                    let at = self.roster.rng.below(groups.len() as u64) as usize;
                     self.ask_catalogue(fault, Command::DestroyGroup { group: groups[at] });
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Delta debugging, from the coarse to the fine: what lies behind the failure, whole kinds, whole
 //! clients and links, a smaller cluster, then halves, quarters and single decisions, then shorter
-//! times. The class of the failure stays fixed: the rule, and for panics the place in the code.
+//! times, then two decisions at once. The class of the failure stays fixed: the rule, and for panics the place in the code.
 //! Candidates are played on all cores; the first in order that still fails is taken, so that a
 //! tape shrinks to the same tape however many cores there are.
 
@@ -15,6 +15,9 @@ use crate::text::parts;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Pairs of decisions that are made ready at a time.
+const PAIRS_AT_ONCE: usize = 16;
 
 struct Search {
     tier: &'static Tier,
@@ -122,10 +125,51 @@ impl Search {
                 self.runs,
                 self.end_us as f64 / 1e6
             );
-            if self.late() || before == (self.best.clone(), self.end_us) {
+            if self.late() {
+                return;
+            }
+            if before == (self.best.clone(), self.end_us) && !self.drop_pairs() {
                 return;
             }
         }
+    }
+
+    /// Two decisions at once: a crash and its restart, a call and the message that delays it.
+    /// Neighbours in time first. Whether any pair could go.
+    fn drop_pairs(&mut self) -> bool {
+        let mut any = false;
+        let mut apart = 1;
+        while apart < self.best.events() {
+            let mut first = 0;
+            while first + apart < self.best.events() && !self.late() {
+                let last = self.best.events() - apart;
+                let tapes: Vec<Tape> = (first..last)
+                    .take(PAIRS_AT_ONCE)
+                    .map(|first| self.without_events(&[first, first + apart]))
+                    .collect();
+                let tried = tapes.len();
+                match self.take(tapes) {
+                    Some(hit) => {
+                        any = true;
+                        first += hit;
+                    }
+                    None => first += tried,
+                }
+            }
+            apart += 1;
+        }
+        any
+    }
+
+    /// Without these events, counted in the order of time.
+    fn without_events(&self, gone: &[usize]) -> Tape {
+        let events = self.best.0.iter().enumerate().filter(|(_, d)| time_of(d).is_some());
+        let mut in_time: Vec<(Option<u64>, usize)> =
+            events.map(|(place, d)| (time_of(d), place)).collect();
+        in_time.sort_unstable();
+        let gone: Vec<usize> = gone.iter().map(|event| in_time[*event].1).collect();
+        let kept = self.best.0.iter().enumerate().filter(|(place, _)| !gone.contains(place));
+        Tape(kept.map(|(_, d)| d.clone()).collect())
     }
 
     fn without(&self, mut gone: impl FnMut(&Decision) -> bool) -> Tape {

@@ -215,4 +215,11 @@ fn disks(a: &Entry) {
         let other = [(1, 1), (2, 3)];
         found(log(5, B, if spoilt { &other } else { &whole }))
     });
+    // Behind a fetched state: gone where the two part, kept where they agree.
+    control("durable-log", |spoilt| {
+        let mut logs = log(5, B, &[]);
+        let fetched = (index(1), Term(if spoilt { 1 } else { 2 }));
+        logs.get_mut(&G).expect("the one group").start = fetched;
+        found(logs)
+    });
 }

@@ -20,11 +20,19 @@ use std::fmt;
 /// Ids that a watcher chooses itself; a hub counts from 0 and never gets here.
 const ASKED_IDS: i64 = 1_000_000;
 
+/// What a request to create stands for at its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The watch in this place.
+    Watch(usize),
+    /// The n-th that no hub may accept.
+    Nonsense(u64),
+}
+
 /// What a watcher asks of its member, in order on one stream.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    /// With the watch's place at its client; nonsense has none.
-    Create(CreateRequest, Option<usize>),
+    Create(CreateRequest, Asked),
     Cancel(i64),
     Progress,
 }
@@ -74,13 +82,6 @@ impl Heard {
     }
 }
 
-/// A create that was not answered yet: which watch, or why it has to be refused.
-#[derive(Clone, Copy, Debug)]
-enum Creating {
-    Watch(usize),
-    Refused(Refusal),
-}
-
 pub struct Watcher {
     pub group: GroupId,
     pub member: usize,
@@ -93,7 +94,10 @@ pub struct Watcher {
     /// Hot ones, cold ones, and their stem.
     keys: (u64, u64, usize),
     watches: Vec<Option<Watch>>,
-    creating: VecDeque<Creating>,
+    /// Creates that were not answered yet, and why they have to be refused.
+    creating: VecDeque<(Asked, Option<Refusal>)>,
+    /// How much nonsense it has asked for.
+    nonsense: u64,
     header: i64,
     slow: bool,
     /// Its next decision is on the calendar.
@@ -122,6 +126,7 @@ impl Watcher {
             keys: (plan.hot_keys, plan.cold_keys, plan.key_stem_bytes),
             watches: Vec::new(),
             creating: VecDeque::new(),
+            nonsense: 0,
             header: 0,
             slow,
             thinking: false,
@@ -216,7 +221,7 @@ impl Watcher {
     }
 
     fn ask_for(&mut self, at: usize) -> Ask {
-        self.creating.push_back(Creating::Watch(at));
+        self.creating.push_back((Asked::Watch(at), None));
         let watch = self.watches[at].as_ref().expect("a watch that was just made or kept");
         Ask::Create(
             CreateRequest {
@@ -228,7 +233,7 @@ impl Watcher {
                 fragment: watch.wanted.fragment,
                 watch_id: watch.asked_id,
             },
-            Some(at),
+            Asked::Watch(at),
         )
     }
 
@@ -246,22 +251,18 @@ impl Watcher {
                 (request, Refusal::Compacted)
             }
         };
-        self.creating.push_back(Creating::Refused(why));
-        Ask::Create(request, None)
+        let asked = Asked::Nonsense(self.nonsense);
+        self.nonsense += 1;
+        self.creating.push_back((asked, Some(why)));
+        Ask::Create(request, asked)
     }
 
-    /// It may not watch what it has asked for: it does not ask again.
-    pub fn denied(&mut self, at: Option<usize>) {
-        let it = |creating: &Creating| match (creating, at) {
-            (Creating::Watch(there), Some(at)) => *there == at,
-            (Creating::Refused(why), None) => *why == Refusal::EmptyRange,
-            _ => false,
-        };
-        // What was asked for last is decided first: the answers to what came before are still on
-        // their way.
-        if let Some(place) = self.creating.iter().rposition(it) {
+    /// It may not watch what it has asked for: it does not ask again. The answers to what came
+    /// before may still be on their way.
+    pub fn denied(&mut self, asked: Asked) {
+        if let Some(place) = self.creating.iter().rposition(|(other, _)| *other == asked) {
             self.creating.remove(place);
-            if let Some(at) = at {
+            if let Asked::Watch(at) = asked {
                 self.watches[at] = None;
             }
         }
@@ -343,7 +344,7 @@ impl Watcher {
         match out {
             WatchOut::Created { watch_id, revision } => self.created(*watch_id, *revision)?,
             WatchOut::Refused { reason, .. } => match self.creating.pop_front() {
-                Some(Creating::Refused(why)) if why == *reason => {}
+                Some((_, Some(why))) if why == *reason => {}
                 other => {
                     return broken!("watch-refused", format!("{other:?} is refused: {reason:?}"));
                 }
@@ -412,7 +413,7 @@ impl Watcher {
 
     fn created(&mut self, watch_id: i64, revision: i64) -> Checked {
         let at = match self.creating.pop_front() {
-            Some(Creating::Watch(at)) => at,
+            Some((Asked::Watch(at), _)) => at,
             other => return broken!("watch-created", format!("{other:?} is created")),
         };
         let watch = self.watches[at].as_mut().expect("nobody forgets a watch that is created");

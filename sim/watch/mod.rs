@@ -12,7 +12,7 @@ mod client;
 mod control;
 mod judge;
 
-pub use client::{Ask, Heard, Next, Watcher};
+pub use client::{Ask, Asked, Heard, Next, Watcher};
 pub use control::self_check;
 pub use judge::handed_out;
 

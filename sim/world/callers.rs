@@ -230,7 +230,8 @@ impl World {
         caller: Option<&Caller>,
         demand: &Demand,
     ) -> Result<Verdict, Violation> {
-        if !self.plan.auth.on {
+        // Without the group there are no users either: whatever is asked next says that it is gone.
+        if !self.plan.auth.on || !self.live(m).has_state(group) {
             return Ok(Ok(()));
         }
         let live = self.live(m);
@@ -267,7 +268,10 @@ impl World {
         caller: Option<Caller>,
     ) -> Checked {
         let applied = self.live(m).applied(group);
-        self.history.read_from(call, applied)?;
+        // Destroyed by the applier, of which the core has not heard yet: the read says so.
+        if self.live(m).has_state(group) {
+            self.history.read_from(call, applied)?;
+        }
         if let Err(error) = self.permits(m, group, caller.as_ref(), &of_read(what))? {
             self.answer(call, Answer::Failed { error, never: false });
             return Ok(());

@@ -14,7 +14,7 @@ use crate::plan::MS;
 use crate::rules::is_spoilt;
 use crate::safety::{Checked, Violation, broken, ensure};
 use crate::trace::words;
-use crate::watch::{Ask, Next, handed_out};
+use crate::watch::{Ask, Asked, Next, handed_out};
 use quorate::mvcc::ReadError;
 use quorate::mvcc::watch::{CreateRequest, StreamId, WatchOut};
 use quorate::types::{ApiError, GroupId};
@@ -52,7 +52,7 @@ pub enum Watching {
     /// The client hears that it may not watch what it has asked for.
     Denied {
         stream: u64,
-        at: Option<usize>,
+        asked: Asked,
     },
     /// The client has read a message: the window opens.
     Taken {
@@ -107,7 +107,7 @@ impl World {
             Watching::Dial { w } => self.dial(w),
             Watching::Asked { stream, ask } => return self.watch_asked(stream, ask),
             Watching::Told { stream, outs } => return self.watch_told(stream, &outs),
-            Watching::Denied { stream, at } => self.watch_denied(stream, at),
+            Watching::Denied { stream, asked } => self.watch_denied(stream, asked),
             Watching::Taken { stream } => return self.watch_taken(stream),
             Watching::Broken { stream } => self.watch_broken(stream),
             Watching::Closed { stream } => self.watch_closed(stream),
@@ -247,9 +247,9 @@ impl World {
             return Ok(());
         }
         match ask {
-            Ask::Create(request, at) => {
+            Ask::Create(request, asked) => {
                 if !self.may_watch(m, group, stream, &request)? {
-                    return self.deny(stream, at);
+                    return self.deny(stream, asked);
                 }
                 let Some(room) = self.live(m).room(group) else { return Ok(()) };
                 let past = request.start_revision > 0;
@@ -291,21 +291,21 @@ impl World {
         Ok(verdict.is_ok())
     }
 
-    fn deny(&mut self, stream: u64, at: Option<usize>) -> Checked {
+    fn deny(&mut self, stream: u64, asked: Asked) -> Checked {
         let delay = self.watch_travel.between(20, 800);
         let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
         open.tells_us = open.tells_us.max(self.now_us + delay);
         let at_us = open.tells_us;
-        self.at(at_us, Event::Watching(Watching::Denied { stream, at }));
+        self.at(at_us, Event::Watching(Watching::Denied { stream, asked }));
         Ok(())
     }
 
-    fn watch_denied(&mut self, stream: u64, at: Option<usize>) {
+    fn watch_denied(&mut self, stream: u64, asked: Asked) {
         let Some(w) = self.streams.get(&stream).filter(|s| !s.left).map(|s| s.w) else { return };
         if self.watchers[w].stream == Some(stream) {
             self.trace.word(stream);
             self.tell_watcher(w, || format!("stream {stream}: may not watch that"));
-            self.watchers[w].denied(at);
+            self.watchers[w].denied(asked);
         }
     }
 

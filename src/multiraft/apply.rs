@@ -136,6 +136,8 @@ pub struct Applier {
     pub(super) wanted: bool,
     pub(super) unsaved_bytes: u64,
     pub(super) unsaved_entries: u64,
+    /// Steps of background compaction: they change trees without an entry.
+    pub(super) unsaved_removals: u64,
     /// Installed states that no checkpoint holds yet.
     pub(super) owed: Vec<(GroupId, SnapshotMeta)>,
     pub(super) next_pin: u64,
@@ -173,6 +175,7 @@ impl Applier {
             wanted: false,
             unsaved_bytes: 0,
             unsaved_entries: 0,
+            unsaved_removals: 0,
             owed: Vec::new(),
             next_pin: origin | 1,
             counters: ApplierCounters::default(),
@@ -298,6 +301,7 @@ impl Applier {
         let Some(state) = self.groups.get_mut(&group) else {
             return Ok((false, Vec::new()));
         };
+        self.unsaved_removals += u64::from(state.keyspace.compaction_pending());
         state.compacting = state.keyspace.compact_step(budget)?;
         if state.compacting {
             return Ok((true, Vec::new()));
@@ -305,9 +309,11 @@ impl Applier {
         Ok((false, std::mem::take(&mut state.deferred)))
     }
 
-    /// Groups whose background compaction has work.
+    /// Groups whose background compaction has work. While a checkpoint cannot keep up, none has.
     pub fn compacting(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.iter().filter(|(_, state)| state.compacting).map(|(&group, _)| group)
+        let waits = self.is_overfull();
+        let due = self.groups.iter().filter(move |(_, state)| state.compacting && !waits);
+        due.map(|(&group, _)| group)
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) struct Running {
     /// What the unsaved counters were when it began.
     bytes: u64,
     entries: u64,
+    removals: u64,
     /// How many of the owed snapshots it covers.
     owed: usize,
 }
@@ -57,7 +58,7 @@ pub struct CheckpointOutcome {
 impl Applier {
     /// Asks for a checkpoint at the next opportunity (idle, SIGTERM, the operator).
     pub fn request_checkpoint(&mut self) {
-        self.wanted |= self.unsaved_entries > 0 || !self.owed.is_empty();
+        self.wanted |= self.has_unsaved() || !self.owed.is_empty();
     }
 
     /// Whether one should begin now.
@@ -68,8 +69,13 @@ impl Applier {
         self.wanted
             || self.unsaved_bytes >= self.policy.tail_bytes
             || self.unsaved_entries >= self.policy.tail_entries
-            || (self.unsaved_entries > 0
-                && self.store.sizes().dirty_bytes >= self.cache_bytes_max / 2)
+            || (self.has_unsaved() && self.store.sizes().dirty_bytes >= self.cache_bytes_max / 2)
+    }
+
+    /// Whether a checkpoint would save anything. Nodes that only old views hold are dirty as well,
+    /// and another checkpoint would not clean them.
+    fn has_unsaved(&self) -> bool {
+        self.unsaved_entries > 0 || self.unsaved_removals > 0
     }
 
     /// Entries applied since the newest checkpoint began.
@@ -77,9 +83,10 @@ impl Applier {
         self.unsaved_entries
     }
 
-    /// Whether apply jobs should wait until the running checkpoint is finished: what it has not
-    /// written stays in memory, and new changes come on top. A driver that waits makes raft stop
-    /// handing out entries here, and a leader that refuses proposals; nothing grows.
+    /// Whether apply jobs should wait until the running checkpoint is finished, as compaction does
+    /// by itself: what it has not written stays in memory, and new changes come on top. A driver
+    /// that waits makes raft stop handing out entries here, and a leader that refuses proposals;
+    /// nothing grows.
     pub fn is_overfull(&self) -> bool {
         self.running.is_some()
             && (self.unsaved_bytes >= self.policy.tail_bytes.saturating_mul(4)
@@ -105,6 +112,7 @@ impl Applier {
         self.running = Some(Running {
             bytes: self.unsaved_bytes,
             entries: self.unsaved_entries,
+            removals: self.unsaved_removals,
             owed: self.owed.len(),
         });
         self.wanted = false;
@@ -123,6 +131,7 @@ impl Applier {
         self.root_tree.adopt(done);
         self.unsaved_bytes -= running.bytes;
         self.unsaved_entries -= running.entries;
+        self.unsaved_removals -= running.removals;
         self.counters.checkpoints += 1;
         let durable = self.owed.drain(..running.owed).collect();
         // What came in while it ran needs one of its own.

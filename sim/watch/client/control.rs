@@ -1,6 +1,6 @@
 //! Negative controls of what a watcher hears about its watches, besides their events.
 
-use super::{Creating, Watch, Watcher};
+use super::{Asked, Watch, Watcher};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::rules::control::control;
@@ -25,7 +25,7 @@ fn asking() -> Watcher {
     };
     let mut watcher = Watcher::new(&Plan::new(1), 0);
     watcher.watches = vec![Some(watch)];
-    watcher.creating = [Creating::Watch(0)].into();
+    watcher.creating = [(Asked::Watch(0), None)].into();
     watcher
 }
 
@@ -46,7 +46,7 @@ pub fn self_check() {
     control("watch-refused", |spoilt| {
         let mut watcher = asking();
         let other = if spoilt { Refusal::DuplicateId } else { Refusal::EmptyRange };
-        watcher.creating = [Creating::Refused(other)].into();
+        watcher.creating = [(Asked::Nonsense(0), Some(other))].into();
         hear(&mut watcher, WatchOut::Refused { reason: Refusal::EmptyRange, revision: 5 })
     });
     control("watch-created", |spoilt| {

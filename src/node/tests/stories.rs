@@ -456,6 +456,36 @@ fn a_physical_compaction_is_answered_once_it_is_done() {
 }
 
 #[test]
+fn the_compaction_of_an_idle_member_stays_within_its_memory() {
+    const CACHE_BYTES: usize = 64 << 10;
+    let mut cluster = Cluster::new(1, 1, |config| config.store.cache_bytes = CACHE_BYTES);
+    let id = cluster.ids()[0];
+    let value = "v".repeat(500);
+    // Every eighth key is written again, so that the compaction takes a little from every leaf.
+    let keys: Vec<String> = (0..8_000).map(|n| format!("k{n:04}")).collect();
+    let again = keys.iter().step_by(8);
+    for key in keys.iter().chain(again) {
+        let token = cluster.put(id, ROOT, key, &value);
+        cluster.wait(token).expect("it was proposed");
+    }
+    let (mut most, before) = (0, cluster.member(id).applier.counters().checkpoints);
+    let command = Command::Compact(CompactRequest { revision: 9_000, physical: true });
+    let token = cluster.ask(id, |token| Action::Propose { group: ROOT, token, command });
+    // Nothing is written any more, and the whole tree is changed.
+    cluster.turn_until("all is removed", |cluster| {
+        most = most.max(cluster.member(id).applier.pressure().dirty_bytes);
+        cluster.answers.contains_key(&token)
+    });
+    let checkpoints = cluster.member(id).applier.counters().checkpoints - before;
+    assert!(checkpoints > 1, "{checkpoints} checkpoints for the whole tree");
+    // What a checkpoint has frozen, and what came on top: no more than one step of the cluster's,
+    // of a hundred records in as many leaves, beyond the bound.
+    let step = 100 * 5_000;
+    assert!(most < 2 * (CACHE_BYTES as u64 + step), "{most} bytes of nodes that are not saved");
+    assert_eq!(cluster.value(id, ROOT, "k0007").as_deref(), Some(value.as_bytes()));
+}
+
+#[test]
 fn too_many_requests_are_refused_at_once_and_cancelled_ones_are_forgotten() {
     let mut cluster = Cluster::new(3, 1, |config| config.core.pending_max = 5);
     let id = cluster.ids()[0];
