@@ -45,6 +45,19 @@ impl Changes {
         Ok(())
     }
 
+    /// Whether a log of one of these members holds a change behind `applied`.
+    pub fn is_open(
+        &self,
+        group: GroupId,
+        applied: LogIndex,
+        counts: impl Fn(NodeId) -> bool,
+    ) -> bool {
+        let open = |log: &BTreeMap<LogIndex, Term>| {
+            log.last_key_value().is_some_and(|(index, _)| *index > applied)
+        };
+        self.logs.iter().any(|((node, of), log)| *of == group && counts(*node) && open(log))
+    }
+
     /// After a restart the log is what was found.
     pub fn on_recovered(&mut self, node: NodeId, found: &BTreeMap<GroupId, LogShape>) {
         for (group, shape) in found {

@@ -139,7 +139,7 @@ pub struct Safety {
     destroyed: BTreeSet<GroupId>,
     /// What each member has written since its newest sync.
     unsynced: BTreeMap<NodeId, Vec<Record>>,
-    changes: Changes,
+    pub changes: Changes,
     pub votes: Votes,
     pub elections: u64,
 }

@@ -248,9 +248,23 @@ impl World {
         all
     }
 
-    /// The change under way, if it may still come to something.
+    /// The change under way, if it may still come to something: whoever asked has given up, and
+    /// yet it may lie in a log for as long as no quorum is there to commit it.
     fn asked(&self) -> Option<&Asked> {
-        self.roster.asked.as_ref().filter(|asked| self.now_us < asked.until_us)
+        let asked = self.roster.asked.as_ref()?;
+        (self.now_us < asked.until_us || self.change_is_in_a_log()).then_some(asked)
+    }
+
+    fn change_is_in_a_log(&self) -> bool {
+        let lives = self.slots.iter().filter_map(|slot| slot.live.as_ref());
+        let applied = lives.map(|live| live.applied(GroupId::ROOT)).max().unwrap_or_default();
+        let counts = |node| {
+            self.index_of(CLUSTER, node).is_some_and(|m| {
+                let slot = &self.slots[m];
+                !slot.is_gone() && !slot.wiped
+            })
+        };
+        self.safety.changes.is_open(GroupId::ROOT, applied, counts)
     }
 
     /// Whether a quorum of what `change` leads to can still come back.
@@ -363,7 +377,7 @@ impl World {
             Fault::GroupCreate => {
                 if self.roster.created < CREATED_MAX {
                     self.roster.created += 1;
-                    self.ask_catalogue(fault, Command::CreateGroup);
+                    self.ask_catalogue_in(1, fault, Command::CreateGroup);
                 }
             }
             Fault::GroupDestroy => {
@@ -377,7 +391,9 @@ impl World {
                 }
                 if !groups.is_empty() {
                     let at = self.roster.rng.below(groups.len() as u64) as usize;
-                    self.ask_catalogue(fault, Command::DestroyGroup { group: groups[at] });
+                    let group = groups[at];
+                    let delay = 1 + self.somebody_returns(group);
+                    self.ask_catalogue_in(delay, fault, Command::DestroyGroup { group });
                 }
             }
             Fault::RollingRestart => self.rolling_restart(),
@@ -507,7 +523,22 @@ impl World {
         }
     }
 
-    fn ask_catalogue(&mut self, fault: Fault, command: Command) {
+    /// Now and then, in a seed with crashes, a member that does not lead the group goes for a
+    /// while, so that it needs the group's state when it comes back. About when that is, from now.
+    fn somebody_returns(&mut self, group: GroupId) -> u64 {
+        let draw = self.roster.rng.next_u64();
+        let others: Vec<usize> =
+            self.up().into_iter().filter(|m| self.leader_of(group) != Some(*m)).collect();
+        if !self.plan.on(Fault::Crash) || others.is_empty() || draw & 1 == 0 {
+            return 0;
+        }
+        let m = others[(draw >> 32) as usize % others.len()];
+        let away = self.roster.rng.between(4, 20) * self.plan.tick_us;
+        self.crash(m, away, Fault::Crash);
+        away + self.roster.rng.below(4 * self.plan.tick_us)
+    }
+
+    fn ask_catalogue_in(&mut self, delay: u64, fault: Fault, command: Command) {
         let up = self.up();
         if up.is_empty() {
             return;
@@ -519,7 +550,7 @@ impl World {
         let p = self.slots[m].process;
         self.note(|| format!("{m} asked: {command:?}"));
         let action = Box::new(Action::Propose { group: GroupId::ROOT, token, command });
-        self.after(1, Event::Tell { m, p, action });
+        self.after(delay, Event::Tell { m, p, action });
     }
 
     /// Every member is stopped in order and started again, one after the other.
