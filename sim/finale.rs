@@ -162,8 +162,12 @@ impl World {
                     let Some(live) = &slot.live else {
                         return slot.is_gone();
                     };
+                    // One that knows of its removal stays until the others know as well, and where
+                    // too few of those are left to tell it so, for a minute.
+                    if !root.members.contains_key(&slot.node) {
+                        return !slot.wiped && !live.root().members.contains_key(&slot.node);
+                    }
                     !slot.wiped
-                        && root.members.contains_key(&slot.node)
                         && live.group_ids() == groups
                         && groups.iter().all(|&group| {
                             live.applied(group) == w.safety.committed_index(group)
@@ -216,7 +220,8 @@ impl World {
         let everything =
             RangeRequest { range: KeyRange::new(vec![0], vec![0]), ..RangeRequest::default() };
         let mut hashes = BTreeMap::new();
-        for m in 0..self.slots.len() {
+        // One that was removed and stays for a while has what there was until then.
+        for m in (0..self.slots.len()).filter(|m| !self.is_removed(*m)).collect::<Vec<_>>() {
             for group in self.groups() {
                 let Some(live) = &self.slots[m].live else { continue };
                 let model = self.history.model(group);

@@ -92,12 +92,18 @@ impl World {
     /// What happened to a member while it stood still happens to it now.
     pub fn wake(&mut self, m: usize) {
         let slot = &mut self.slots[m];
-        if slot.held_by(self.now_us, true).is_some() {
+        if slot.held_by(self.now_us, false).is_some() {
             return;
         }
         slot.clock_stood_us += slot.clock_stands_us(self.now_us);
         slot.clock_stopped_at_us = None;
-        for event in std::mem::take(&mut slot.parked) {
+        let core_waits = slot.held_by(self.now_us, true).is_some();
+        // What comes from now on and can do without the core is not held up: it must not overtake
+        // what was held up before.
+        let parked = std::mem::take(&mut slot.parked);
+        let (waits, goes) = parked.into_iter().partition(|event| core_waits && event.needs_core());
+        slot.parked = waits;
+        for event in goes {
             self.at(self.now_us, event);
         }
     }

@@ -208,14 +208,19 @@ impl Core {
         if corrupt {
             return;
         }
+        let (applied, requests) = (entry.applied, &self.requests);
+        let entry = self.groups.get_mut(&group).expect("it leads");
+        let last = self.host.replica(group).expect("every group has a replica").last();
+        entry.lessor.settle(applied, last, |seq| requests.contains_key(&seq));
         let ids = entry.lessor.expired(now);
         if ids.is_empty() {
             return;
         }
         let leader_term = Some(entry.soft.term);
         self.counters.leases_expired += ids.len() as u64;
-        let command = Command::LeaseRevoke { ids, leader_term };
-        self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
+        let command = Command::LeaseRevoke { ids: ids.clone(), leader_term };
+        let seq = self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
+        self.group_mut(group).lessor.revoking(ids, seq);
     }
 
     /// Proposes how much is left of long leases, so that a leader to come need not begin them

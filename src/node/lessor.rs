@@ -9,9 +9,13 @@
 //!
 //! Not for ever: expired leases are revoked through the log, some at a time, and again if a
 //! revoke got lost. A lease whose revoke is under way cannot be renewed any more.
+//!
+//! A revoke names a lease by its id, and behind its end the id may be granted anew. So a leader
+//! never has two revokes of one id in its log: the second follows only when the first is neither
+//! on its way to the log nor in it, all of which has been applied by then.
 
 use crate::mvcc::LeaseChange;
-use crate::types::LeaseId;
+use crate::types::{LeaseId, LogIndex};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Leases in one revoke (etcd: 500 per scan).
@@ -20,9 +24,6 @@ pub const REVOKES_MAX: usize = 500;
 pub const CHECKPOINTS_MAX: usize = 1_000;
 /// How often expiry is looked at.
 pub const SCAN_MS: u64 = 500;
-/// A proposed revoke that has not been applied by then is proposed again.
-const REVOKE_RETRY_MS: u64 = 3_000;
-
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     ttl_seconds: i64,
@@ -30,8 +31,8 @@ struct Lease {
     remaining_seconds: i64,
     /// Meaningful while this member leads.
     deadline_ms: u64,
-    /// When its revoke was proposed.
-    revoking_ms: Option<u64>,
+    /// Its revoke is under way, under this request.
+    revoking: Option<u64>,
     /// A remainder was proposed that may not be applied yet.
     checkpointing: bool,
     /// When its remainder was last proposed, or its time last began anew.
@@ -45,6 +46,17 @@ pub struct Lessor {
     /// (deadline, lease) of every lease, while this member leads.
     deadlines: BTreeSet<(u64, LeaseId)>,
     leading: bool,
+    revokes: Vec<Revoke>,
+}
+
+/// A revoke that this member has proposed as the leader.
+#[derive(Debug)]
+struct Revoke {
+    /// The request that carries it.
+    seq: u64,
+    ids: Vec<LeaseId>,
+    /// The request is no more: if the log has the revoke, then not behind this.
+    not_behind: Option<LogIndex>,
 }
 
 /// What a keepalive came to.
@@ -73,6 +85,8 @@ impl Lessor {
     pub fn promote(&mut self, now_ms: u64, grace_ms: u64) {
         self.leading = true;
         self.deadlines.clear();
+        // What is left of those from before this term is refused when it is applied.
+        self.revokes.clear();
         for (&id, lease) in &mut self.leases {
             let seconds = if lease.remaining_seconds > 0 {
                 lease.remaining_seconds.min(lease.ttl_seconds)
@@ -81,7 +95,7 @@ impl Lessor {
             };
             lease.deadline_ms =
                 now_ms.saturating_add(grace_ms).saturating_add(seconds_to_ms(seconds));
-            lease.revoking_ms = None;
+            lease.revoking = None;
             lease.checkpointing = false;
             lease.counted_ms = now_ms;
             self.deadlines.insert((lease.deadline_ms, id));
@@ -96,6 +110,7 @@ impl Lessor {
     pub fn clear(&mut self) {
         self.leases.clear();
         self.deadlines.clear();
+        self.revokes.clear();
     }
 
     /// What apply did to a lease.
@@ -106,7 +121,7 @@ impl Lessor {
                     ttl_seconds,
                     remaining_seconds: 0,
                     deadline_ms: now_ms.saturating_add(seconds_to_ms(ttl_seconds)),
-                    revoking_ms: None,
+                    revoking: None,
                     checkpointing: false,
                     counted_ms: now_ms,
                 };
@@ -122,7 +137,7 @@ impl Lessor {
                 if let Some(lease) = self.leases.get_mut(&id) {
                     lease.remaining_seconds = remaining_seconds.max(0);
                     lease.checkpointing &= remaining_seconds <= 0;
-                    if remaining_seconds <= 0 && lease.revoking_ms.is_none() {
+                    if remaining_seconds <= 0 && lease.revoking.is_none() {
                         let (before, ttl) = (lease.deadline_ms, seconds_to_ms(lease.ttl_seconds));
                         lease.deadline_ms = before.max(now_ms.saturating_add(ttl));
                         let after = lease.deadline_ms;
@@ -145,7 +160,7 @@ impl Lessor {
     /// A keepalive under confirmed leadership.
     pub fn renew(&mut self, id: LeaseId, now_ms: u64) -> Renewal {
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Gone };
-        if !self.leading || lease.revoking_ms.is_some() {
+        if !self.leading || lease.revoking.is_some() {
             return Renewal::Gone;
         }
         let before = lease.deadline_ms;
@@ -173,8 +188,7 @@ impl Lessor {
         let later = (now_ms.saturating_add(interval_ms).saturating_add(1), LeaseId(i64::MIN));
         for &(deadline_ms, id) in self.deadlines.range(later..) {
             let lease = self.leases.get_mut(&id).expect("a deadline belongs to a lease");
-            if now_ms < lease.counted_ms.saturating_add(interval_ms) || lease.revoking_ms.is_some()
-            {
+            if now_ms < lease.counted_ms.saturating_add(interval_ms) || lease.revoking.is_some() {
                 continue;
             }
             let left = (deadline_ms - now_ms).div_ceil(1000);
@@ -189,21 +203,37 @@ impl Lessor {
         remaining
     }
 
-    /// Leases to revoke now; they count as proposed.
-    pub fn expired(&mut self, now_ms: u64) -> Vec<LeaseId> {
-        let mut expired = Vec::new();
-        for &(_, id) in self.deadlines.range(..=(now_ms, LeaseId(i64::MAX))) {
-            let lease = self.leases.get_mut(&id).expect("a deadline belongs to a lease");
-            if lease.revoking_ms.is_some_and(|at| now_ms < at + REVOKE_RETRY_MS) {
-                continue;
-            }
-            lease.revoking_ms = Some(now_ms);
-            expired.push(id);
-            if expired.len() == REVOKES_MAX {
-                break;
-            }
+    /// Leases to revoke now. What is proposed of them is told to `revoking`.
+    pub fn expired(&self, now_ms: u64) -> Vec<LeaseId> {
+        let due = self.deadlines.range(..=(now_ms, LeaseId(i64::MAX))).map(|&(_, id)| id);
+        due.filter(|id| self.leases[id].revoking.is_none()).take(REVOKES_MAX).collect()
+    }
+
+    /// The end of these leases is proposed, under that request.
+    pub fn revoking(&mut self, ids: Vec<LeaseId>, seq: u64) {
+        for id in &ids {
+            self.leases.get_mut(id).expect("a lease that has just expired").revoking = Some(seq);
         }
-        expired
+        self.revokes.push(Revoke { seq, ids, not_behind: None });
+    }
+
+    /// Looks for revokes that got lost. `is_open` says whether a request may still come to the
+    /// log, `last` is the log's end, and up to `applied` this lessor knows what came of it.
+    pub fn settle(&mut self, applied: LogIndex, last: LogIndex, is_open: impl Fn(u64) -> bool) {
+        let leases = &mut self.leases;
+        self.revokes.retain_mut(|revoke| {
+            if revoke.not_behind.is_none() && !is_open(revoke.seq) {
+                revoke.not_behind = Some(last);
+            }
+            let settled = revoke.not_behind.is_some_and(|index| index <= applied);
+            for id in revoke.ids.iter().filter(|_| settled) {
+                let lease = leases.get_mut(id).filter(|lease| lease.revoking == Some(revoke.seq));
+                if let Some(lease) = lease {
+                    lease.revoking = None;
+                }
+            }
+            !settled
+        });
     }
 }
 
@@ -230,11 +260,35 @@ mod tests {
         assert_eq!(lessor.time_to_live(ID, 6_500), Some((10, 8)));
         assert!(lessor.expired(15_000).is_empty());
         assert_eq!(lessor.expired(15_001), [ID]);
+        lessor.revoking(vec![ID], 1);
         assert_eq!(lessor.renew(ID, 15_002), Renewal::Gone);
         assert!(lessor.expired(15_500).is_empty());
+        // Its request is no more, and nothing came of it.
+        lessor.settle(LogIndex(4), LogIndex(4), |_| false);
         assert_eq!(lessor.expired(18_001), [ID]);
+        lessor.revoking(vec![ID], 2);
         lessor.changed(LeaseChange::Revoked { id: ID }, 18_002);
         assert!(lessor.expired(99_000).is_empty() && lessor.is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_is_granted_again_behind_its_end_is_not_ended_by_a_second_revoke() {
+        let mut lessor = Lessor::default();
+        lessor.promote(0, 1000);
+        granted(&mut lessor, 0);
+        assert_eq!(lessor.expired(10_001), [ID]);
+        lessor.revoking(vec![ID], 1);
+        // The log takes long to be applied: the revoke, at 7, and behind it a grant, at 8.
+        lessor.settle(LogIndex(3), LogIndex(7), |seq| seq == 1);
+        lessor.settle(LogIndex(3), LogIndex(9), |_| false);
+        assert!(lessor.expired(60_000).is_empty(), "the request is given up, the log has it");
+        lessor.settle(LogIndex(8), LogIndex(12), |_| false);
+        assert!(lessor.expired(60_500).is_empty(), "nor while the log is applied");
+        lessor.changed(LeaseChange::Revoked { id: ID }, 61_000);
+        granted(&mut lessor, 61_000);
+        lessor.settle(LogIndex(9), LogIndex(12), |_| false);
+        assert!(lessor.expired(71_000).is_empty());
+        assert_eq!(lessor.expired(71_001), [ID]);
     }
 
     #[test]
