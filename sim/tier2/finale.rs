@@ -243,6 +243,10 @@ impl Finale {
                 return Ok(());
             }
             let before = lock(&world.judge).committed();
+            // A lease may have run out just now, and this member be about to hear of it.
+            let is_level = world
+                .node(host)
+                .is_some_and(|node| node.status(GroupId::ROOT).applied_index == before.0);
             let call = Call::Range(everything(true));
             let now_us = world.story.now_us();
             let id = lock(&world.judge).history.begin(now_us, GroupId::ROOT, call.clone());
@@ -271,7 +275,7 @@ impl Finale {
                     .collect();
                 let now = judge.revision();
                 // A lease may run out meanwhile: what was told is then older than the log.
-                let still = judge.committed() == before;
+                let still = is_level && judge.committed() == before;
                 if let Ok(leases) = leases
                     && still
                 {
