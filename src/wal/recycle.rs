@@ -127,9 +127,7 @@ impl Spares {
             if self.ready.is_empty() {
                 while self.prepare(disk)? {}
             }
-            let path = self.ready.pop().expect("one has just been prepared");
-            let file = disk.open(&path, OpenMode::ReadWrite)?;
-            return Ok((path, file));
+            return self.unused(disk, length);
         }
         let (path, file) = self.create(disk, length)?;
         let mut filled = 0;

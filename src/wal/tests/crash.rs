@@ -124,6 +124,22 @@ fn a_crash_at_any_operation_with_large_batches_and_without_spares() {
     }
 }
 
+/// A process works until it is killed in its `op`th operation; the cache keeps what it wrote. None
+/// where the work ends before that.
+fn killed_in(op: u64, seed: u64, options: WalOptions, mix: Mix) -> Option<(MemDisk, Run, Prng)> {
+    let disk = MemDisk::new(op);
+    let mut prng = Prng::stream(seed, "wal kill");
+    let mut run = Run { synced: Model::default(), written: Model::default() };
+    let mut wal = create(&disk, options);
+    disk.set_crash_after(op);
+    if work(&mut wal, &mut run, &mut prng, mix, 60) {
+        return None;
+    }
+    drop(wal);
+    disk.kill_process();
+    Some((disk, run, prng))
+}
+
 /// The process is killed in some operation and keeps what the cache holds; it starts again, and
 /// then the power fails. What it found at its start must still be there.
 #[test]
@@ -132,16 +148,7 @@ fn what_a_restarted_process_found_survives_a_power_failure() {
     let mix = Mix { groups: 3, data_bytes_max: 120, trims: 25 };
     let mut op = 1;
     loop {
-        let disk = MemDisk::new(op);
-        let mut prng = Prng::stream(7, "wal kill");
-        let mut run = Run { synced: Model::default(), written: Model::default() };
-        let mut wal = create(&disk, options);
-        disk.set_crash_after(op);
-        if work(&mut wal, &mut run, &mut prng, mix, 60) {
-            break;
-        }
-        drop(wal);
-        disk.kill_process();
+        let Some((disk, mut run, _)) = killed_in(op, 7, options, mix) else { break };
         let mut wal = recover(&disk, options, &mut run, &format!("killed in operation {op}"));
         if op % 2 == 0 {
             while wal.prepare_spare().unwrap() {}
@@ -312,16 +319,7 @@ fn what_a_start_finds_behind_a_failed_start_survives_a_power_failure() {
         let fault = Fault::nth(hit, FaultKind::Io, nth);
         let (mut op, mut failed) = (1, 0);
         loop {
-            let disk = MemDisk::new(op);
-            let mut prng = Prng::stream(8, "wal kill");
-            let mut run = Run { synced: Model::default(), written: Model::default() };
-            let mut wal = create(&disk, options);
-            disk.set_crash_after(op);
-            if work(&mut wal, &mut run, &mut prng, mix, 60) {
-                break;
-            }
-            drop(wal);
-            disk.kill_process();
+            let Some((disk, mut run, mut prng)) = killed_in(op, 8, options, mix) else { break };
             disk.inject(fault.clone());
             failed += u64::from(Wal::open(Arc::new(disk.clone()), dir(), options).is_err());
             disk.clear_faults();
