@@ -56,6 +56,11 @@ enum Campaign {
     Forced,
 }
 
+/// What tells a peer of our term and promises nothing.
+fn term_alone() -> MessageBody {
+    MessageBody::AppendReply { index: LogIndex::ZERO, reject: None }
+}
+
 impl Replica {
     /// A follower that knows no leader. Entries that `boot` says are committed and not applied
     /// are handed out by the first step, whatever its input.
@@ -219,9 +224,9 @@ impl Replica {
         }
     }
 
-    /// A message of a term that is over. Most are only late; but a leader or a pre-candidate that
-    /// speaks so may have missed the new term and, with pre-vote or check-quorum, would never
-    /// learn of it from our silence.
+    /// A message of a term that is over. Most are only late; but a leader or a candidate that
+    /// speaks so may have missed the new term and would perhaps never learn of it from our
+    /// silence. What is said promises nothing.
     fn answer_from_newer_term(&mut self, from: NodeId, body: &MessageBody, fx: &mut Effects) {
         let core = &self.core;
         match body {
@@ -230,12 +235,17 @@ impl Replica {
             | MessageBody::Snapshot { .. }
                 if core.config.check_quorum || core.config.pre_vote =>
             {
-                // Promises nothing: only its term matters.
-                let body = MessageBody::AppendReply { index: LogIndex::ZERO, reject: None };
-                core.send(from, body, fx);
+                core.send(from, term_alone(), fx);
             }
             MessageBody::PreVote { last_index, .. } => {
                 core.send(from, MessageBody::PreVoteReply { granted: false }, fx);
+                candidate::tell_commit(core, from, *last_index, fx);
+            }
+            // The paper's figure 2: told of our term, the candidate's next one is above it. If we
+            // were silent and do not know it to be a voter yet, our term and its would grow side
+            // by side for as long as chance will. Not a "no": it may ask in our term yet.
+            MessageBody::Vote { last_index, .. } => {
+                core.send(from, term_alone(), fx);
                 candidate::tell_commit(core, from, *last_index, fx);
             }
             _ => {}
