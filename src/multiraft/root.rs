@@ -60,13 +60,6 @@ impl RootState {
         self.members.values().filter(|member| !member.is_learner)
     }
 
-    /// Whether so many voters have bound their data directories that no minority of wiped disks
-    /// can pass for a quorum.
-    pub fn is_quorum_bound(&self) -> bool {
-        let bound = self.voters().filter(|member| member.incarnation.is_some()).count();
-        bound > self.voters().count() / 2
-    }
-
     /// Members that are about to be removed.
     pub fn departing(&self) -> BTreeSet<NodeId> {
         self.departing.as_ref().map(|(_, change)| change.removes()).unwrap_or_default()

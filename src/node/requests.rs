@@ -13,7 +13,7 @@ use super::reads::{Reader, Waiting};
 use crate::codec::command::{decode_request_id, encode_proposal};
 use crate::multiraft::apply::{AppliedEntry, Outcome};
 use crate::mvcc::quota_cost;
-use crate::raft::Dropped;
+use crate::raft::{Dropped, quorum};
 use crate::types::auth::Caller;
 use crate::types::command::{AlarmAction, AlarmKind, AlarmRequest, Proposal};
 use crate::types::{ApiError, Command, GroupId, LeaseId, NodeId, RequestId, limits};
@@ -260,13 +260,13 @@ impl Core {
         leader != self.config.node && self.peers.get(&leader).is_some_and(|peer| !peer.up)
     }
 
-    /// Client writes wait until this member's data directory and those of a quorum are bound to
-    /// their ids: a disk that is wiped before that could come back and vote against what it had
-    /// acknowledged.
+    /// Client writes wait until this member's data directory and those of a quorum (in a joint
+    /// configuration of both) are bound to their ids: a disk that is wiped before that could come
+    /// back and vote against what it had acknowledged.
     pub(super) fn is_bound(&self) -> bool {
-        let own = self.root.members.get(&self.config.node);
-        own.is_some_and(|member| member.incarnation == Some(self.config.incarnation))
-            && self.root.is_quorum_bound()
+        let bound = |id| self.root.members.get(&id).and_then(|member| member.incarnation);
+        bound(self.config.node) == Some(self.config.incarnation)
+            && quorum::holds(&self.groups[&GroupId::ROOT].conf, |id| bound(id).is_some())
     }
 
     /// Raft never took these. Ours wait for a better moment; others' are theirs to time out.

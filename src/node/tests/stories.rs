@@ -377,6 +377,34 @@ fn members_come_as_learners_and_go() {
     assert_eq!(cluster.wait(token), Err(ApiError::MemberNotFound));
 }
 
+/// The two that are never started are no majority of either half, only of both together.
+#[test]
+fn writes_go_on_while_a_member_that_never_started_is_replaced_by_another() {
+    let mut cluster = Cluster::new(3, 1, |config| config.core.strict_reconfig = false);
+    cluster.settle(1);
+    let leader = cluster.leader(ROOT).unwrap();
+    let gone = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    let replace = |cluster: &mut Cluster, old, by, auto_leave| {
+        let add = MembershipChange::Add {
+            peer_urls: super::cluster::url(by),
+            learner: false,
+            unix_seconds: 1_700_000_000,
+        };
+        let changes = vec![add, MembershipChange::Remove { id: old }];
+        let change = MembershipChange::Joint { changes, auto_leave };
+        let token = cluster.ask(leader, |token| Action::Membership { token, change });
+        cluster.wait(token).unwrap();
+        let members = &cluster.member(leader).applier.root().members;
+        members.values().find(|m| m.peer_urls == super::cluster::url(by)).unwrap().id
+    };
+    let never_started = replace(&mut cluster, gone, 4, true);
+    cluster.run(1_000);
+    replace(&mut cluster, never_started, 5, false);
+    assert!(cluster.member(leader).core.status(ROOT).unwrap().raft.conf.is_joint());
+    let token = cluster.put(leader, ROOT, "key", "value");
+    cluster.wait(token).unwrap();
+}
+
 #[test]
 fn a_full_quota_refuses_puts_raises_the_alarm_and_lets_deletes_through() {
     let mut cluster = Cluster::new(1, 1, |config| {
