@@ -151,7 +151,7 @@ impl World {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
         // A client may try each broken member in turn before it finds the core.
-        let bound_us = self.bound_us() + 4 * self.plan.timeout_us;
+        let bound_us = self.bound_with_backlog_us() + 4 * self.plan.timeout_us;
         let end = self.now_us + bound_us;
         let all = |w: &World| {
             w.groups().iter().all(|group| w.phase_acks.get(group).is_some_and(|n| *n >= 3))
@@ -172,7 +172,7 @@ impl World {
 
     fn core_converges(&mut self, core: &[usize]) -> Checked {
         self.quiet = true;
-        let end = self.now_us + self.bound_us();
+        let end = self.now_us + self.bound_with_backlog_us();
         let even = |w: &World| {
             w.clients.iter().all(|c| c.open.is_empty())
                 && core.iter().filter(|m| !w.is_removed(**m)).all(|m| {

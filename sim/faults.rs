@@ -70,6 +70,7 @@ faults! {
     SlowDisk "slow-disk",
     LeaderStall "leader-stall",
     LogStall "log-stall",
+    ApplyStall "apply-stall",
     IoError "io-error",
     NoSpace "no-space",
     BitRot "bit-rot",
@@ -139,7 +140,7 @@ impl Fault {
 
     /// What would spoil too many seeds for anything else if every third had it.
     pub fn is_rare(self) -> bool {
-        matches!(self, Fault::TurnReplay | Fault::LogStall)
+        matches!(self, Fault::TurnReplay | Fault::LogStall | Fault::ApplyStall)
     }
 
     /// Whether it is a copy that arrives whatever became of the connection it was sent on.
@@ -157,6 +158,7 @@ impl Fault {
                 | Fault::LateReplay
                 | Fault::TurnReplay
                 | Fault::LogStall
+                | Fault::ApplyStall
                 | Fault::AskedTwice
                 | Fault::LostInChange
                 | Fault::LostWrites

@@ -15,11 +15,30 @@ use std::collections::BTreeMap;
 
 /// What a disk takes for one chunk of a state, read there and kept here.
 const CHUNK_READ_US: u64 = 2 * MS;
+/// An entry without its key's stem and its value.
+const ENTRY_BYTES: usize = 200;
 
 impl World {
     /// Time enough for elections, a client that waits for a dead member, and a snapshot.
     pub fn bound_us(&self) -> u64 {
         self.plan.election_us() * 10 + self.plan.timeout_us * 2 + 10 * SECOND
+    }
+
+    /// The same where time may also go into what lies in logs and is not committed: after hours of
+    /// freezes that can be tens of thousands of entries, and where appends are small and one is
+    /// under way at a time, each takes a round.
+    pub fn bound_with_backlog_us(&self) -> u64 {
+        let delay = self.plan.delay;
+        let round_us = 2 * (delay.min_us + 2 * delay.mean_us + self.plan.sync_us);
+        let entry_bytes = self.plan.value_bytes_max + self.plan.key_stem_bytes + ENTRY_BYTES;
+        let at_once = 1.max(self.plan.append_bytes / entry_bytes) * self.plan.inflight_appends;
+        let behind = |group: GroupId| {
+            let lives = self.slots.iter().filter_map(|slot| slot.live.as_ref());
+            let last = lives.filter_map(|live| live.said(group)).map(|said| said.last).max();
+            last.map_or(0, |last| last.0.saturating_sub(self.safety.committed_index(group).0))
+        };
+        let backlog = self.groups().into_iter().map(behind).max().unwrap_or(0);
+        self.bound_us() + backlog.div_ceil(at_once as u64) * round_us
     }
 
     /// How long a state takes to fetch, chunk by chunk: with chunks of 512 bytes that is most of
@@ -86,7 +105,7 @@ impl World {
     fn serve_again(&mut self) -> Checked {
         self.phase_began_us = self.now_us;
         self.phase_acks.clear();
-        let end = self.now_us + self.bound_us();
+        let end = self.now_us + self.bound_with_backlog_us();
         let all = |w: &World| {
             w.groups().iter().all(|group| w.phase_acks.get(group).is_some_and(|n| *n >= 3))
         };
@@ -99,7 +118,7 @@ impl World {
                 ),
             );
         }
-        self.takes_writes(self.bound_us())
+        self.takes_writes(self.bound_with_backlog_us())
     }
 
     /// Every group takes a write of the first client: a leader that only answers reads, because a
@@ -149,7 +168,7 @@ impl World {
 
     /// Every member applies everything that is committed, and the wiped ones have stopped.
     pub fn settle(&mut self) -> Checked {
-        let end = self.now_us + self.bound_us() + self.fetch_us();
+        let end = self.now_us + self.bound_with_backlog_us() + self.fetch_us();
         let even = |w: &World| {
             let groups = w.groups();
             let root = &w.roster.root;

@@ -23,10 +23,15 @@ const STALL_PIECE_US: u64 = 10 * MS;
 
 impl World {
     pub fn work(&mut self, m: usize, work: Work) -> Checked {
-        if work == Work::WalSync && self.slots[m].log_stalled_until_us > self.now_us {
+        let (stalled_until_us, stall) = match work {
+            Work::WalSync => (self.slots[m].log_stalled_until_us, Fault::LogStall),
+            Work::Apply => (self.slots[m].apply_stalled_until_us, Fault::ApplyStall),
+            _ => (0, Fault::LogStall),
+        };
+        if stalled_until_us > self.now_us {
             // In pieces: the stall ends early when service is promised.
-            let rest = self.slots[m].log_stalled_until_us - self.now_us;
-            self.counters.mattered(Fault::LogStall);
+            let rest = stalled_until_us - self.now_us;
+            self.counters.mattered(stall);
             let p = self.slots[m].process;
             self.after(rest.min(STALL_PIECE_US), Event::Work { m, p, work });
             return Ok(());

@@ -141,6 +141,8 @@ impl Theme {
                 let chosen = take(&mut rng, FETCHES, (1, 2));
                 faults.insert(Fault::LogStall, rng.chance(1, 3));
                 faults.insert(Fault::LateReplay, rng.chance(1, 3));
+                let stalls = seed.stream("theme-apply-stall").chance(1, 3);
+                faults.insert(Fault::ApplyStall, stalls);
                 chosen
             }
         };

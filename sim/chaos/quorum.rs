@@ -167,6 +167,7 @@ impl World {
             slot.paused_until_us = slot.paused_until_us.min(now);
             slot.stalled_until_us = slot.stalled_until_us.min(now);
             slot.log_stalled_until_us = 0;
+            slot.apply_stalled_until_us = 0;
             slot.stall_us = None;
             slot.starved_until_us = 0;
             slot.slow_until_us = 0;

@@ -40,6 +40,10 @@ impl World {
     /// sees anything but that it is later than thought.
     pub(super) fn freeze_all(&mut self, for_us: u64) {
         self.counters.fired(Fault::FreezeAll);
+        // A day of standing still shows nothing that an hour does not, and takes as long to play.
+        let for_us =
+            if self.frozen_in_all_us < 3_600 * SECOND { for_us } else { for_us.min(SECOND) };
+        self.frozen_in_all_us += for_us;
         for member in self.up() {
             self.stand_still(member, for_us, Fault::FreezeAll);
         }
@@ -83,6 +87,23 @@ impl World {
             self.counters.fired(Fault::LogStall);
             self.note(|| format!("{m}: the sync of its log takes {for_us} us, its core goes on"));
             self.slots[m].log_stalled_until_us = self.now_us + for_us;
+        }
+    }
+
+    /// Now and then what is applied next takes long (a page that has to be read from a slow disk):
+    /// the member goes on to hear, to acknowledge and to lead, with a state that stands still.
+    pub fn stall_apply(&mut self, m: usize) {
+        if !self.plan.on(Fault::ApplyStall) || !self.acting || self.phase.is_some() {
+            return;
+        }
+        let mut rng =
+            Prng::new(seed::at(self.plan.name.key("apply-stall"), self.now_us << 4 | m as u64));
+        let one_in: u64 = [50, 500, 3_000][self.plan.stream("apply-stalls").below(3) as usize];
+        if rng.chance(1, one_in) {
+            let for_us = log_uniform(rng.next_u64(), 50 * MS, 10 * SECOND);
+            self.counters.fired(Fault::ApplyStall);
+            self.note(|| format!("{m}: applies nothing for {for_us} us, its core goes on"));
+            self.slots[m].apply_stalled_until_us = self.now_us + for_us;
         }
     }
 

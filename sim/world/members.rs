@@ -45,6 +45,7 @@ impl World {
         slot.rolling = false;
         slot.stalled_until_us = 0;
         slot.log_stalled_until_us = 0;
+        slot.apply_stalled_until_us = 0;
         slot.stall_us = None;
         slot.starved_until_us = 0;
         slot.parked.clear();
@@ -414,6 +415,7 @@ impl World {
         let background = !live.in_background && live.has_background_work();
         live.in_background |= background;
         if apply {
+            self.stall_apply(m);
             let delay = 1 + self.travel.below(apply_us);
             self.after(delay, Event::Work { m, p, work: Work::Apply });
         }

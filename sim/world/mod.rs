@@ -129,6 +129,7 @@ pub struct World {
     pub acting: bool,
     /// How long everybody stood still since this was looked at last.
     pub frozen_us: u64,
+    pub frozen_in_all_us: u64,
     /// Until then everybody stands still, the nemesis and those who would start included.
     pub frozen_until_us: u64,
     /// Clients begin no further calls.
@@ -254,6 +255,7 @@ impl World {
             transfer: None,
             acting: false,
             frozen_us: 0,
+            frozen_in_all_us: 0,
             frozen_until_us: 0,
             quiet: false,
             spoil: false,

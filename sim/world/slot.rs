@@ -74,6 +74,8 @@ pub struct Slot {
     pub stalled_until_us: u64,
     /// Its log is being synced, and the core goes on without.
     pub log_stalled_until_us: u64,
+    /// It applies nothing until then, and everything else goes on.
+    pub apply_stalled_until_us: u64,
     /// The next sync of its log takes this long.
     pub stall_us: Option<u64>,
     /// No tick reaches the core until then; everything else does.
@@ -155,6 +157,7 @@ impl Slot {
             paused_by: Fault::Pause,
             stalled_until_us: 0,
             log_stalled_until_us: 0,
+            apply_stalled_until_us: 0,
             stall_us: None,
             starved_until_us: 0,
             parked: Vec::new(),

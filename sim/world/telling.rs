@@ -39,6 +39,9 @@ impl World {
             if slot.log_stalled_until_us > self.now_us {
                 out.push(one(Fault::LogStall.name(), m));
             }
+            if slot.apply_stalled_until_us > self.now_us {
+                out.push(one(Fault::ApplyStall.name(), m));
+            }
             if slot.slow_until_us > self.now_us {
                 out.push(one(Fault::SlowDisk.name(), m));
             }
