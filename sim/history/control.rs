@@ -134,7 +134,7 @@ fn writes(proposal: Proposes, put: Puts) {
     // A lease that is not there: the log says so, or nobody does.
     control("wrong-verdict", |spoilt| {
         let mut h = History::new(1, 0);
-        let revoke = Command::LeaseRevoke { ids: vec![LeaseId(7)], leader_term: None };
+        let revoke = Command::LeaseRevoke { ids: vec![LeaseId(7)], leader: None };
         let call = h.begin(1, G, Call::Write(revoke.clone()));
         let there = if spoilt { put("other") } else { revoke };
         h.commit(2, G, &log(1), Some(proposal(1, there)))?;

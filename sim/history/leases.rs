@@ -8,6 +8,7 @@ use super::LeaseRules;
 use crate::model::Model;
 use crate::rules::control::control;
 use crate::safety::{Checked, ensure};
+use quorate::types::command::LeaseLeader;
 use quorate::types::{Command, Entry, GroupId, LeaseId, LogIndex};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -95,11 +96,12 @@ impl Leases {
         command: &Command,
         model: &Model,
     ) -> Checked {
-        let Command::LeaseRevoke { ids, leader_term: Some(term) } = command else {
+        let Command::LeaseRevoke { ids, leader: Some(leader) } = command else {
             return Ok(());
         };
-        for id in ids.iter().filter(|_| *term == entry.term) {
-            if let (Some(until), true) = (self.trusted_until(*id), model.has_lease(*id)) {
+        for id in ids.iter().filter(|_| leader.term == entry.term) {
+            let is_meant = model.is_meant(*id, Some(*leader));
+            if let (Some(until), true) = (self.trusted_until(*id), is_meant) {
                 ensure!(
                     now_us >= until,
                     "lease-early",
@@ -230,7 +232,8 @@ pub(super) fn self_check() {
     model.apply(&Command::LeaseGrant { id, ttl_seconds: 10 }, Term(1)).reply.expect("granted");
     leases.changed(None, index(1), &[], &model);
     leases.told_alive(5 * SECOND_US + 1, id, 5 * SECOND_US, 10).expect("it lives");
-    let end = Command::LeaseRevoke { ids: vec![id], leader_term: Some(Term(1)) };
+    let leader = Some(LeaseLeader { term: Term(1), applied: index(1) });
+    let end = Command::LeaseRevoke { ids: vec![id], leader };
     let at = |seconds: f64| (seconds * SECOND_US as f64) as u64;
     // Its time is over, on a fast clock; or not yet.
     control("lease-early", |spoilt| {

@@ -275,7 +275,7 @@ impl History {
         keyspace.leases.before_end(now_us, group, entry, &command, &keyspace.model)?;
         let leases = matches!(command, Command::LeaseGrant { .. } | Command::LeaseRevoke { .. });
         let before = if leases { keyspace.model.lease_ids() } else { Vec::new() };
-        let is_expiry = matches!(command, Command::LeaseRevoke { leader_term: Some(_), .. });
+        let is_expiry = matches!(command, Command::LeaseRevoke { leader: Some(_), .. });
         let by = caller.as_ref();
         let outcome = keyspace.model.apply_for(by, &command, entry.index, entry.term);
         if leases {

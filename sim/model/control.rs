@@ -4,10 +4,11 @@
 use super::Model;
 use bytes::Bytes;
 use quorate::types::command::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, LeaseLeader, PutRequest,
+    RangeRequest,
 };
 use quorate::types::reply::{EventKind, PutReply, Reply};
-use quorate::types::{Command, KeyRange, LeaseId, Term};
+use quorate::types::{Command, KeyRange, LeaseId, LogIndex, Term};
 
 pub fn self_check() {
     super::rights::self_check();
@@ -61,7 +62,7 @@ pub fn self_check() {
         }
         m.apply(&leased, Term(1));
     }
-    let revoke = Command::LeaseRevoke { ids: vec![LeaseId(9)], leader_term: None };
+    let revoke = Command::LeaseRevoke { ids: vec![LeaseId(9)], leader: None };
     assert_eq!(m.apply(&revoke, Term(1)).revision, 8);
     let events = m.events_at(8);
     assert_eq!(events.len(), 2);
@@ -69,6 +70,13 @@ pub fn self_check() {
     assert_eq!(events[0].kv.key, Bytes::from_static(b"l1"), "in key order");
     assert_eq!(events[0].prev_kv.as_ref().map(|kv| kv.mod_revision), Some(7));
     assert!(m.apply(&revoke, Term(1)).reply.is_err(), "it is gone");
-    let stale = Command::LeaseRevoke { ids: vec![LeaseId(8)], leader_term: Some(Term(1)) };
+    let by = |applied| Some(LeaseLeader { term: Term(1), applied: LogIndex(applied) });
+    let stale = Command::LeaseRevoke { ids: vec![LeaseId(8)], leader: by(9) };
     assert!(m.apply(&stale, Term(2)).reply.is_err(), "a deposed leader's expiry is refused");
+    let grant = Command::LeaseGrant { id: LeaseId(8), ttl_seconds: 9 };
+    m.apply_for(None, &grant, LogIndex(20), Term(1));
+    let early = Command::LeaseRevoke { ids: vec![LeaseId(8)], leader: by(19) };
+    assert!(m.apply(&early, Term(1)).reply.is_ok() && m.has_lease(LeaseId(8)), "not heard of");
+    let end = Command::LeaseRevoke { ids: vec![LeaseId(8)], leader: by(20) };
+    assert!(m.apply(&end, Term(1)).reply.is_ok() && !m.has_lease(LeaseId(8)));
 }

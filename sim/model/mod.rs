@@ -16,11 +16,11 @@ pub use users::{UserRows, Users};
 
 use bytes::Bytes;
 use quorate::types::command::{
-    AlarmKind, Compare, CompareResult, CompareTarget, RangeRequest, RequestOp, SortOrder,
-    SortTarget, TxnRequest,
+    AlarmKind, Compare, CompareResult, CompareTarget, LeaseLeader, RangeRequest, RequestOp,
+    SortOrder, SortTarget, TxnRequest,
 };
 use quorate::types::reply::{Event, KeyValue, RangeReply, Reply, ReplyOp, TxnReply};
-use quorate::types::{ApiError, Command, KeyRange, LeaseId, NodeId};
+use quorate::types::{ApiError, Command, KeyRange, LeaseId, LogIndex, NodeId};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +35,7 @@ struct Version {
 struct Lease {
     ttl: i64,
     remaining: i64,
+    granted: LogIndex,
     keys: BTreeSet<Bytes>,
 }
 
@@ -87,6 +88,12 @@ impl Model {
     }
     pub fn has_lease(&self, id: LeaseId) -> bool {
         self.leases.contains_key(&id)
+    }
+    /// Whether the lease is there, and was when the leader spoke: one that was granted behind what
+    /// it had applied has only the id of the one it means.
+    pub fn is_meant(&self, id: LeaseId, leader: Option<LeaseLeader>) -> bool {
+        let heard = |lease: &Lease| leader.is_none_or(|by| lease.granted <= by.applied);
+        self.leases.get(&id).is_some_and(heard)
     }
     pub fn lease_ids(&self) -> Vec<LeaseId> {
         self.leases.keys().copied().collect()

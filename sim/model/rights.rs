@@ -117,7 +117,7 @@ impl Users {
             Command::Put(put) => self.put(caller, put, on),
             Command::DeleteRange(delete) => self.delete(caller, delete),
             Command::Txn(txn) => self.txn(caller, txn, on),
-            Command::LeaseRevoke { ids, leader_term: None } => {
+            Command::LeaseRevoke { ids, leader: None } => {
                 ids.iter().try_for_each(|id| self.keys(caller, Wish::Write, &on(*id)))
             }
             Command::Auth(AuthCommand::Authenticate { .. }) => Ok(()),

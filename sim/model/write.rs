@@ -4,7 +4,7 @@ use super::{Lease, Model, Outcome, Version, after_alarms};
 use bytes::Bytes;
 use quorate::types::auth::Caller;
 use quorate::types::command::{
-    AlarmAction, AlarmKind, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
+    AlarmAction, AlarmKind, DeleteRangeRequest, LeaseLeader, PutRequest, RequestOp, TxnRequest,
 };
 use quorate::types::limits::LEASE_TTL_SECONDS_MAX;
 use quorate::types::reply::{
@@ -89,17 +89,19 @@ impl Write<'_> {
                 if self.model.leases.contains_key(id) {
                     return Err(ApiError::LeaseExists);
                 }
-                let lease = Lease { ttl: *ttl_seconds, ..Lease::default() };
+                let lease = Lease { ttl: *ttl_seconds, granted: index, ..Lease::default() };
                 self.model.leases.insert(*id, lease);
                 Ok(Reply::LeaseGrant { id: *id, ttl_seconds: *ttl_seconds })
             }
-            Command::LeaseRevoke { ids, leader_term } => self.revoke(ids, *leader_term, term),
-            Command::LeaseCheckpoint { remaining, leader_term } => {
-                if leader_term.is_some_and(|by| by != term) {
+            Command::LeaseRevoke { ids, leader } => self.revoke(ids, *leader, term),
+            Command::LeaseCheckpoint { remaining, leader } => {
+                if leader.is_some_and(|by| by.term != term) {
                     return Err(ApiError::NotLeader);
                 }
                 for (id, left) in remaining {
-                    if let Some(lease) = self.model.leases.get_mut(id) {
+                    if self.model.is_meant(*id, *leader)
+                        && let Some(lease) = self.model.leases.get_mut(id)
+                    {
                         lease.remaining = *left;
                     }
                 }
@@ -135,15 +137,16 @@ impl Write<'_> {
     }
 
     /// A client's revoke names one lease that must exist; a leader's expiry names any number,
-    /// counts only in the leader's own term, and skips those that are gone.
+    /// counts only in the leader's own term, and skips those that are gone and those that the
+    /// leader had not heard of when it said so.
     fn revoke(
         &mut self,
         ids: &[LeaseId],
-        leader_term: Option<Term>,
+        leader: Option<LeaseLeader>,
         term: Term,
     ) -> Result<Reply, ApiError> {
-        match leader_term {
-            Some(t) if t != term => return Err(ApiError::NotLeader),
+        match leader {
+            Some(by) if by.term != term => return Err(ApiError::NotLeader),
             Some(_) => {}
             None => {
                 if ids.iter().any(|id| !self.model.leases.contains_key(id)) {
@@ -152,7 +155,10 @@ impl Write<'_> {
             }
         }
         for id in ids {
-            let Some(lease) = self.model.leases.remove(id) else { continue };
+            if !self.model.is_meant(*id, leader) {
+                continue;
+            }
+            let lease = self.model.leases.remove(id).expect("it is meant");
             for key in lease.keys {
                 self.remove(&key);
             }

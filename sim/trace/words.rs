@@ -120,9 +120,11 @@ pub fn command(command: &Command) -> String {
         Command::Txn(t) => txn(t),
         Command::Compact(c) => format!("compact to rev {}", c.revision),
         Command::LeaseGrant { id, ttl_seconds } => format!("grant lease {id} of {ttl_seconds} s"),
-        Command::LeaseRevoke { ids, leader_term } => {
+        Command::LeaseRevoke { ids, leader } => {
             let ids: Vec<String> = ids.iter().map(LeaseId::to_string).collect();
-            let why = leader_term.map_or(String::new(), |t| format!(" (expired, by term {t})"));
+            let why = leader.map_or(String::new(), |by| {
+                format!(" (expired, by term {}, which has applied {})", by.term, by.applied)
+            });
             format!("revoke lease {}{why}", ids.join(" "))
         }
         Command::PublishMember { id, .. } => format!("publish member {id}"),

@@ -65,7 +65,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         let caller = caller_of(&request);
         let ids = vec![LeaseId(request.into_inner().id)];
-        let command = Command::LeaseRevoke { ids, leader_term: None };
+        let command = Command::LeaseRevoke { ids, leader: None };
         let done = self.node.propose_as(GroupId::ROOT, caller, command).await;
         let done = done.map_err(|error| status(&error))?;
         let header = Some(header(&self.node, done.revision));

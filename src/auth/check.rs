@@ -132,7 +132,7 @@ impl AuthState {
             Command::Put(put) => self.check_put(caller, put, keys),
             Command::DeleteRange(delete) => Ok(self.check_delete(caller, delete)),
             Command::Txn(txn) => self.check_txn(caller, txn, keys),
-            Command::LeaseRevoke { ids, leader_term: None } => {
+            Command::LeaseRevoke { ids, leader: None } => {
                 for id in ids {
                     passed!(self.check_lease(caller, Need::Write, || keys(*id))?);
                 }
@@ -142,7 +142,7 @@ impl AuthState {
             Command::Auth(_) | Command::Compact(_) => Ok(self.check_admin(caller)),
             // Any user may; the member that took it has checked that there is one.
             Command::LeaseGrant { .. } => Ok(Ok(())),
-            Command::LeaseRevoke { leader_term: Some(_), .. }
+            Command::LeaseRevoke { leader: Some(_), .. }
             | Command::LeaseCheckpoint { .. }
             | Command::Alarm(_)
             | Command::PublishMember { .. }

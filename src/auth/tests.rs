@@ -274,7 +274,7 @@ fn every_operation_of_a_txn_counts_at_any_depth() {
     };
     let txn = TxnRequest { compare: vec![compare], ..TxnRequest::default() };
     assert_eq!(check(Command::Txn(txn)), Err(ApiError::PermissionDenied));
-    let revoke = |id: i64| Command::LeaseRevoke { ids: vec![LeaseId(id)], leader_term: None };
+    let revoke = |id: i64| Command::LeaseRevoke { ids: vec![LeaseId(id)], leader: None };
     assert_eq!(check(revoke(7)), Err(ApiError::PermissionDenied));
     assert_eq!(check(revoke(5)), Ok(()));
     assert_eq!(check(Command::Auth(AuthCommand::Disable)), Err(ApiError::PermissionDenied));

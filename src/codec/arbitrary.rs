@@ -3,8 +3,8 @@
 use crate::types::auth::{AuthCommand, Caller, Permission, PermissionKind};
 use crate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, Command, CompactRequest, Compare, CompareResult,
-    CompareTarget, DeleteRangeRequest, Proposal, PutRequest, RangeRequest, RequestOp, SortOrder,
-    SortTarget, TxnRequest,
+    CompareTarget, DeleteRangeRequest, LeaseLeader, Proposal, PutRequest, RangeRequest, RequestOp,
+    SortOrder, SortTarget, TxnRequest,
 };
 use crate::types::message::{Message, MessageBody, RejectHint, SnapshotMeta};
 use crate::types::{
@@ -38,6 +38,10 @@ fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
 
 fn term() -> impl Strategy<Value = Term> {
     number().prop_map(Term)
+}
+
+fn lease_leader() -> impl Strategy<Value = LeaseLeader> {
+    (term(), index()).prop_map(|(term, applied)| LeaseLeader { term, applied })
 }
 
 fn index() -> impl Strategy<Value = LogIndex> {
@@ -298,11 +302,10 @@ pub fn command() -> impl Strategy<Value = Command> {
             CompactRequest { revision, physical }
         )),
         (lease(), signed()).prop_map(|(id, ttl_seconds)| Command::LeaseGrant { id, ttl_seconds }),
-        (vec(lease(), 0..4), proptest::option::of(term()))
-            .prop_map(|(ids, leader_term)| Command::LeaseRevoke { ids, leader_term }),
-        (vec((lease(), signed()), 0..4), proptest::option::of(term())).prop_map(
-            |(remaining, leader_term)| Command::LeaseCheckpoint { remaining, leader_term }
-        ),
+        (vec(lease(), 0..4), proptest::option::of(lease_leader()))
+            .prop_map(|(ids, leader)| Command::LeaseRevoke { ids, leader }),
+        (vec((lease(), signed()), 0..4), proptest::option::of(lease_leader()))
+            .prop_map(|(remaining, leader)| Command::LeaseCheckpoint { remaining, leader }),
         (action, node(), alarm).prop_map(|(action, member, kind)| Command::Alarm(AlarmRequest {
             action,
             member,

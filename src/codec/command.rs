@@ -13,10 +13,12 @@ use super::varint::{put_bool, put_bytes, put_strings, put_varint, put_zigzag};
 use crate::types::auth::Caller;
 use crate::types::command::{
     AlarmAction, AlarmKind, AlarmRequest, Command, CompactRequest, Compare, CompareResult,
-    CompareTarget, DeleteRangeRequest, Proposal, PutRequest, RangeRequest, RequestOp, SortOrder,
-    SortTarget, TxnRequest,
+    CompareTarget, DeleteRangeRequest, LeaseLeader, Proposal, PutRequest, RangeRequest, RequestOp,
+    SortOrder, SortTarget, TxnRequest,
 };
-use crate::types::{GroupId, Incarnation, KeyRange, LeaseId, NodeId, RequestId, Term, limits};
+use crate::types::{
+    GroupId, Incarnation, KeyRange, LeaseId, LogIndex, NodeId, RequestId, Term, limits,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 
 const FORMAT: u8 = 1;
@@ -36,6 +38,12 @@ const CREATE_GROUP: u8 = 10;
 const DESTROY_GROUP: u8 = 11;
 const AUTH: u8 = 12;
 const SET_DOWNGRADE: u8 = 13;
+
+/// Who speaks of a lease.
+const NO_LEADER: u8 = 0;
+/// From before leaders said what they had applied: taken as having known every lease.
+const LEADER_OF_OLD: u8 = 1;
+const LEADER: u8 = 2;
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -119,23 +127,17 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             out.put_i64_le(id.0);
             put_zigzag(out, *ttl_seconds);
         }
-        Command::LeaseRevoke { ids, leader_term } => {
+        Command::LeaseRevoke { ids, leader } => {
             out.put_u8(LEASE_REVOKE);
             put_varint(out, ids.len() as u64);
             for id in ids {
                 out.put_i64_le(id.0);
             }
-            put_bool(out, leader_term.is_some());
-            if let Some(term) = leader_term {
-                put_varint(out, term.0);
-            }
+            encode_lease_leader(*leader, out);
         }
-        Command::LeaseCheckpoint { remaining, leader_term } => {
+        Command::LeaseCheckpoint { remaining, leader } => {
             out.put_u8(LEASE_CHECKPOINT);
-            put_bool(out, leader_term.is_some());
-            if let Some(term) = leader_term {
-                put_varint(out, term.0);
-            }
+            encode_lease_leader(*leader, out);
             put_varint(out, remaining.len() as u64);
             for (id, seconds) in remaining {
                 out.put_i64_le(id.0);
@@ -169,6 +171,30 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
     }
 }
 
+fn encode_lease_leader(leader: Option<LeaseLeader>, out: &mut BytesMut) {
+    let Some(LeaseLeader { term, applied }) = leader else {
+        return out.put_u8(NO_LEADER);
+    };
+    out.put_u8(LEADER);
+    put_varint(out, term.0);
+    put_varint(out, applied.0);
+}
+
+fn decode_lease_leader(r: &mut Reader<'_>) -> Result<Option<LeaseLeader>, DecodeError> {
+    let unknown = r.error("who speaks of a lease");
+    let known = r.u8("leader flag")?;
+    if known == NO_LEADER {
+        return Ok(None);
+    }
+    let term = Term(r.varint("leader term")?);
+    let applied = match known {
+        LEADER_OF_OLD => LogIndex(u64::MAX),
+        LEADER => LogIndex(r.varint("leader applied")?),
+        _ => return Err(unknown),
+    };
+    Ok(Some(LeaseLeader { term, applied }))
+}
+
 pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
     let unknown = r.error("known command");
     Ok(match r.u8("command tag")? {
@@ -184,10 +210,10 @@ pub fn decode_command(r: &mut Reader<'_>) -> Result<Command, DecodeError> {
         }
         LEASE_REVOKE => Command::LeaseRevoke {
             ids: r.list(8, "leases to revoke", decode_lease)?,
-            leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
+            leader: decode_lease_leader(r)?,
         },
         LEASE_CHECKPOINT => Command::LeaseCheckpoint {
-            leader_term: r.option("leader term flag", |r| Ok(Term(r.varint("leader term")?)))?,
+            leader: decode_lease_leader(r)?,
             remaining: r.list(9, "lease checkpoints", |r| {
                 Ok((decode_lease(r)?, r.zigzag("remaining ttl")?))
             })?,

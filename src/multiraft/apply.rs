@@ -394,7 +394,7 @@ impl GroupState {
         let at = ApplyContext { index: entry.index, term: entry.term };
         let applied = self.keyspace.apply_for(caller.as_ref(), &command, &at)?;
         batch.count(command.name(), applied.reply.is_ok());
-        if let Command::LeaseRevoke { leader_term: Some(_), .. } = command {
+        if let Command::LeaseRevoke { leader: Some(_), .. } = command {
             batch.leases_expired += applied.lease_changes.len() as u64;
         }
         for event in applied.events {

@@ -160,15 +160,15 @@ impl<'a> Write<'a> {
                 Reply::Compact
             }
             Command::LeaseGrant { id, ttl_seconds } => {
-                self.lease_grant(*id, *ttl_seconds)?;
+                self.lease_grant(*id, *ttl_seconds, at)?;
                 Reply::LeaseGrant { id: *id, ttl_seconds: *ttl_seconds }
             }
-            Command::LeaseRevoke { ids, leader_term } => {
-                self.lease_revoke(ids, *leader_term, at.term)?;
+            Command::LeaseRevoke { ids, leader } => {
+                self.lease_revoke(ids, *leader, at)?;
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining, leader_term } => {
-                self.lease_checkpoint(remaining, *leader_term, at.term)?;
+            Command::LeaseCheckpoint { remaining, leader } => {
+                self.lease_checkpoint(remaining, *leader, at)?;
                 Reply::LeaseCheckpoint
             }
             Command::Alarm(request) => Reply::Alarm(self.alarm(request)?),

@@ -1,14 +1,15 @@
 //! Leases as replicated state: what was granted, what is attached. When a lease expires is the
 //! leader's to say; nothing here reads a clock.
 
-use super::apply::{LeaseChange, ReadError, Write};
+use super::apply::{ApplyContext, LeaseChange, ReadError, Write};
 use super::key::{lease_key, lease_of};
 use super::keyspace::Keyspace;
 use super::record::{Scan, put_varint, zigzag};
 use super::view::KeyspaceView;
 use crate::btree::View;
+use crate::types::command::LeaseLeader;
 use crate::types::limits::LEASE_TTL_SECONDS_MAX;
-use crate::types::{ApiError, LeaseId, StorageError, Term};
+use crate::types::{ApiError, LeaseId, LogIndex, StorageError};
 use bytes::Bytes;
 
 /// A granted lease.
@@ -19,22 +20,33 @@ pub struct LeaseInfo {
     pub ttl_seconds: i64,
     /// The last checkpoint's remainder; 0 when none counts.
     pub remaining_seconds: i64,
+    /// The entry that granted it. Zero where that was not kept; of another log where the keyspace
+    /// was restored since.
+    pub granted: LogIndex,
     /// Attached keys in key order; filled only where asked for.
     pub keys: Vec<Bytes>,
 }
 
 impl LeaseInfo {
+    /// Whether whoever speaks in the entry `at` can have meant this lease. (Granted behind the
+    /// entry itself: in another log, before this one began.)
+    fn is_known_to(&self, leader: Option<LeaseLeader>, at: &ApplyContext) -> bool {
+        leader.is_none_or(|leader| self.granted <= leader.applied || self.granted > at.index)
+    }
+
     fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(12);
+        let mut out = Vec::with_capacity(16);
         put_varint(&mut out, zigzag(self.ttl_seconds));
         put_varint(&mut out, zigzag(self.remaining_seconds));
+        put_varint(&mut out, self.granted.0);
         Bytes::from(out)
     }
     fn decode(id: LeaseId, value: &[u8]) -> Result<LeaseInfo, StorageError> {
         let mut scan = Scan { bytes: value, at: 0 };
         match (scan.signed(), scan.signed()) {
             (Some(ttl_seconds), Some(remaining_seconds)) => {
-                Ok(LeaseInfo { id, ttl_seconds, remaining_seconds, keys: Vec::new() })
+                let granted = LogIndex(scan.varint().unwrap_or(0));
+                Ok(LeaseInfo { id, ttl_seconds, remaining_seconds, granted, keys: Vec::new() })
             }
             _ => Err(StorageError::corrupt("keyspace", 0, "a lease", "other bytes")),
         }
@@ -94,7 +106,12 @@ impl KeyspaceView {
 
 impl Write<'_> {
     /// The node has drawn the id and raised the TTL to its minimum.
-    pub(super) fn lease_grant(&mut self, id: LeaseId, ttl_seconds: i64) -> Result<(), ReadError> {
+    pub(super) fn lease_grant(
+        &mut self,
+        id: LeaseId,
+        ttl_seconds: i64,
+        at: &ApplyContext,
+    ) -> Result<(), ReadError> {
         if id.is_none() {
             return Err(ApiError::LeaseNotFound.into());
         }
@@ -104,23 +121,24 @@ impl Write<'_> {
         if self.keyspace.has_lease(id)? {
             return Err(ApiError::LeaseExists.into());
         }
-        let lease = LeaseInfo { id, ttl_seconds, ..LeaseInfo::default() };
+        let lease = LeaseInfo { id, ttl_seconds, granted: at.index, ..LeaseInfo::default() };
         self.keyspace.leases.put(&lease_key(id), lease.encode(), true)?;
         self.lease_change(LeaseChange::Granted { id, ttl_seconds });
         Ok(())
     }
 
     /// A client's revoke names a lease that must exist. An expiry may be late: leases that are
-    /// gone are passed over, and a leader that is not the entry's own any more is refused, since
-    /// its clock may have missed keepalives that its successor has answered.
+    /// gone are passed over, and so are those that have come since (`LeaseLeader`).
     pub(super) fn lease_revoke(
         &mut self,
         ids: &[LeaseId],
-        leader_term: Option<Term>,
-        entry_term: Term,
+        leader: Option<LeaseLeader>,
+        at: &ApplyContext,
     ) -> Result<(), ReadError> {
-        match leader_term {
-            Some(term) if term != entry_term => return Err(ApiError::NotLeader.into()),
+        match leader {
+            Some(LeaseLeader { term, .. }) if term != at.term => {
+                return Err(ApiError::NotLeader.into());
+            }
             Some(_) => {}
             None => {
                 for id in ids {
@@ -131,9 +149,11 @@ impl Write<'_> {
             }
         }
         for id in ids {
-            if self.keyspace.leases.remove(&lease_key(*id))?.is_none() {
+            let meant = self.keyspace.lease(*id)?.filter(|lease| lease.is_known_to(leader, at));
+            if meant.is_none() {
                 continue;
             }
+            self.keyspace.leases.remove(&lease_key(*id))?;
             self.end_revision();
             for key in attached(&self.keyspace.lease_keys.view(), *id)? {
                 match self.keyspace.head(&key)? {
@@ -150,19 +170,19 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Leases that are gone are passed over: a checkpoint is batched before it is in the log. What
-    /// a leader that is not the entry's own any more had counted is refused.
+    /// As with an expiry: who is not meant is passed over, a deposed leader is refused.
     pub(super) fn lease_checkpoint(
         &mut self,
         remaining: &[(LeaseId, i64)],
-        leader_term: Option<Term>,
-        entry_term: Term,
+        leader: Option<LeaseLeader>,
+        at: &ApplyContext,
     ) -> Result<(), ReadError> {
-        if leader_term.is_some_and(|term| term != entry_term) {
+        if leader.is_some_and(|leader| leader.term != at.term) {
             return Err(ApiError::NotLeader.into());
         }
         for (id, remaining_seconds) in remaining {
-            let Some(mut lease) = self.keyspace.lease(*id)? else { continue };
+            let meant = self.keyspace.lease(*id)?.filter(|lease| lease.is_known_to(leader, at));
+            let Some(mut lease) = meant else { continue };
             lease.remaining_seconds = *remaining_seconds;
             self.keyspace.leases.put(&lease_key(*id), lease.encode(), true)?;
             self.lease_change(LeaseChange::Checkpoint {

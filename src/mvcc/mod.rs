@@ -21,7 +21,7 @@
 //! | `BY_REV` | main, sub | every version of every key (`record`): history, feed, order of HashKV |
 //! | `BY_KEY` | user key | the key's newest version, *live* unless it is a tombstone |
 //! | `META` | see `key` | counters, hash ring, alarms, users and roles |
-//! | `LEASES` | lease | TTL and checkpointed remainder |
+//! | `LEASES` | lease | TTL, checkpointed remainder, the entry that granted it |
 //! | `LEASE_KEYS` | lease, key | attachments |
 //!
 //! Two puts and a delete of `a`, then a put of `b`, leave:

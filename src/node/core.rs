@@ -467,18 +467,22 @@ impl Core {
 
     fn soft_state(&mut self, soft: SoftState) {
         let now = self.now_ms;
-        let grace = self.config.election_ms();
+        let leads_from = self.host.replica(soft.group).and_then(|replica| replica.leads_from());
         let group = self.group_mut(soft.group);
         let before = std::mem::replace(&mut group.soft, soft);
         let leader_changed = before.leader != soft.leader;
         let began_to_lead =
             soft.role == Role::Leader && (before.role != Role::Leader || before.term != soft.term);
         if began_to_lead {
-            group.lessor.promote(now, grace);
+            group.lessor.demote();
+            group.counts_from = leads_from;
+            self.count_leases(soft.group);
         } else if soft.role != Role::Leader && before.role == Role::Leader {
             group.lessor.demote();
+            group.counts_from = None;
             group.sending.clear();
         }
+        let group = self.group_mut(soft.group);
         if leader_changed && !soft.leader.is_none() {
             group.led_since_ms = now;
             let lost = group.reads.leader_changed();
@@ -542,6 +546,7 @@ impl Core {
         if !overtaken {
             self.host.applied(group, index, confs);
         }
+        self.count_leases(group);
         self.serve_reads(group);
     }
 

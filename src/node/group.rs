@@ -25,6 +25,9 @@ pub(super) struct Group {
     pub alarms: Vec<(NodeId, AlarmKind)>,
     pub reads: Reads,
     pub lessor: Lessor,
+    /// This member leads, and counts leases only once it has applied this: in front of it are
+    /// keepalives that its predecessors have answered.
+    pub counts_from: Option<LogIndex>,
     /// Up to where a fetched state has taken the place of what was applied.
     pub replaced: LogIndex,
     /// Requests that wait for a leader, oldest first.
@@ -50,6 +53,7 @@ impl Group {
             alarms: Vec::new(),
             reads: Reads::default(),
             lessor: Lessor::default(),
+            counts_from: None,
             replaced: LogIndex::ZERO,
             parked: VecDeque::new(),
             outgoing: Vec::new(),

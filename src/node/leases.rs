@@ -8,6 +8,7 @@ use super::lessor::Renewal;
 use super::reads::{LeaseAsker, ROUND_RETRY_MS, Reader, Waiting};
 use super::requests::RequestKind;
 use crate::multiraft::wire::{LeaseOutcome, NodeMessage};
+use crate::types::command::LeaseLeader;
 use crate::types::{ApiError, Command, GroupId, LeaseId, NodeId, RequestId, Term};
 
 impl Core {
@@ -129,7 +130,7 @@ impl Core {
         lease: LeaseId,
         ttl_seconds: i64,
     ) {
-        let command = Command::LeaseCheckpoint { remaining: vec![(lease, 0)], leader_term: None };
+        let command = Command::LeaseCheckpoint { remaining: vec![(lease, 0)], leader: None };
         let seq = self
             .propose_inside(group, command, |parked| RequestKind::Renewed { ttl_seconds, parked });
         match asker {
@@ -195,6 +196,17 @@ impl Core {
         }
     }
 
+    /// A leader begins to count once it has applied all that its predecessors have decided. Before,
+    /// it may not know of a keepalive that has cleared a remainder, or of the lease at all.
+    pub(super) fn count_leases(&mut self, group: GroupId) {
+        let (now, grace) = (self.now_ms, self.config.election_ms());
+        let Some(entry) = self.groups.get_mut(&group) else { return };
+        if entry.counts_from.is_some_and(|first| first <= entry.applied) {
+            entry.counts_from = None;
+            entry.lessor.promote(now, grace);
+        }
+    }
+
     /// Proposes the end of leases whose time is over, as the leader of now: a later one has given
     /// them more time and refuses this.
     pub(super) fn expire_leases(&mut self, group: GroupId) {
@@ -216,9 +228,9 @@ impl Core {
         if ids.is_empty() {
             return;
         }
-        let leader_term = Some(entry.soft.term);
+        let leader = Some(LeaseLeader { term: entry.soft.term, applied });
         self.counters.leases_expired += ids.len() as u64;
-        let command = Command::LeaseRevoke { ids: ids.clone(), leader_term };
+        let command = Command::LeaseRevoke { ids: ids.clone(), leader };
         let seq = self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
         self.group_mut(group).lessor.revoking(ids, seq);
     }
@@ -236,8 +248,8 @@ impl Core {
         if remaining.is_empty() {
             return;
         }
-        let leader_term = Some(entry.soft.term);
-        let command = Command::LeaseCheckpoint { remaining, leader_term };
+        let leader = Some(LeaseLeader { term: entry.soft.term, applied: entry.applied });
+        let command = Command::LeaseCheckpoint { remaining, leader };
         self.propose_inside(group, command, |parked| RequestKind::Proposal { parked });
     }
 

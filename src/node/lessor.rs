@@ -4,15 +4,16 @@
 //! Never early: a deadline is a promise of at least the granted time since the last acknowledged
 //! keepalive. A new leader cannot know when that was, so it starts every lease with its full TTL
 //! (or the remainder that was checkpointed), plus an election timeout in which the old leader may
-//! still have acknowledged. A keepalive is acknowledged only by a leader whose leadership was
+//! still have acknowledged; and not before it has applied all that its predecessors have decided. A keepalive is acknowledged only by a leader whose leadership was
 //! confirmed after the keepalive came in, so a deposed one promises nothing.
 //!
 //! Not for ever: expired leases are revoked through the log, some at a time, and again if a
 //! revoke got lost. A lease whose revoke is under way cannot be renewed any more.
 //!
-//! A revoke names a lease by its id, and behind its end the id may be granted anew. So a leader
-//! never has two revokes of one id in its log: the second follows only when the first is neither
-//! on its way to the log nor in it, all of which has been applied by then.
+//! A revoke names a lease by its id, and behind its end the id may be granted anew, in entries that
+//! the leader has not applied yet. So a revoke says what its leader had applied, and passes over what
+//! was granted behind that (`LeaseLeader`). A second one follows only when the first is neither on
+//! its way to the log nor in it, all of which has been applied by then.
 
 use crate::mvcc::LeaseChange;
 use crate::types::{LeaseId, LogIndex};

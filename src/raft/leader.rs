@@ -56,6 +56,11 @@ pub(super) enum Empty {
 }
 
 impl Leader {
+    /// The first entry of this leadership.
+    pub fn first(&self) -> LogIndex {
+        self.first
+    }
+
     /// Begins the leadership of the current term: its first entry is appended and sent.
     pub fn new(core: &mut Core, fx: &mut Effects) -> Leader {
         let last = core.log.last();

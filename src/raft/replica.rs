@@ -669,6 +669,14 @@ impl Replica {
     pub fn leader(&self) -> NodeId {
         self.core.leader
     }
+    /// The first entry of its own leadership, if it leads: what comes before was decided under
+    /// others.
+    pub fn leads_from(&self) -> Option<LogIndex> {
+        match &self.state {
+            State::Leader(leader) => Some(leader.first()),
+            _ => None,
+        }
+    }
     pub fn commit(&self) -> LogIndex {
         self.core.commit()
     }

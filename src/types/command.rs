@@ -4,7 +4,7 @@
 //! included. The request structs are shared with reads, which do not go through the log.
 
 use super::auth::{AuthCommand, Caller};
-use super::ids::{GroupId, Incarnation, LeaseId, NodeId, RequestId, Term};
+use super::ids::{GroupId, Incarnation, LeaseId, LogIndex, NodeId, RequestId, Term};
 use super::range::KeyRange;
 use bytes::Bytes;
 
@@ -17,6 +17,17 @@ pub struct Proposal {
     pub command: Command,
 }
 
+/// Who says that a lease's time is over, or how much of it is left, and what it knew by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseLeader {
+    /// In another term than the entry's, its words are refused at apply: its clock may have missed
+    /// keepalives that its successor has answered.
+    pub term: Term,
+    /// The last entry that it had applied. A lease that was granted behind it is another one of the
+    /// same id, of which the leader has not heard: apply passes it over.
+    pub applied: LogIndex,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Put(PutRequest),
@@ -27,18 +38,16 @@ pub enum Command {
         id: LeaseId,
         ttl_seconds: i64,
     },
-    /// A client's revoke has one id and no term; the leader's expiry has any number and its own
-    /// term, so that a deposed leader's revoke is refused at apply.
+    /// A client's revoke has one id and no leader; the leader's expiry has any number.
     LeaseRevoke {
         ids: Vec<LeaseId>,
-        leader_term: Option<Term>,
+        leader: Option<LeaseLeader>,
     },
-    /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears. What a
-    /// leader says is left has its term: after its successor has answered keepalives it would be
-    /// too little.
+    /// Remaining TTLs, so that a new leader does not start from the full ones. 0 clears, and is
+    /// the only one without a leader.
     LeaseCheckpoint {
         remaining: Vec<(LeaseId, i64)>,
-        leader_term: Option<Term>,
+        leader: Option<LeaseLeader>,
     },
     Alarm(AlarmRequest),
     /// A member tells its name, client URLs and data directory. Root group only.

@@ -4,7 +4,11 @@ use super::*;
 
 fn revoke(ids: &[i64], leader_term: Option<u64>) -> Command {
     let ids = ids.iter().copied().map(LeaseId).collect();
-    Command::LeaseRevoke { ids, leader_term: leader_term.map(Term) }
+    Command::LeaseRevoke { ids, leader: leader_term.map(|term| leader(term, u64::MAX)) }
+}
+
+fn leader(term: u64, applied: u64) -> LeaseLeader {
+    LeaseLeader { term: Term(term), applied: LogIndex(applied) }
 }
 
 fn keys_of(kit: &Kit, id: i64) -> Vec<Bytes> {
@@ -88,12 +92,36 @@ fn a_deposed_leaders_expiry_is_refused() {
 }
 
 #[test]
+fn a_leader_ends_and_counts_only_what_it_has_heard_of() {
+    let mut kit = Kit::new();
+    kit.grant(1).unwrap();
+    kit.ok(revoke(&[1], None));
+    kit.grant(1).unwrap();
+    kit.reopen();
+    let granted = kit.keyspace.view().leases().unwrap()[0].granted;
+    let said = |applied| Some(leader(1, applied));
+    let end = |applied| Command::LeaseRevoke { ids: vec![LeaseId(1)], leader: said(applied) };
+    let left = |applied| Command::LeaseCheckpoint {
+        remaining: vec![(LeaseId(1), 5)],
+        leader: said(applied),
+    };
+    assert!(kit.apply(&end(granted.0 - 1)).lease_changes.is_empty(), "the first of the two");
+    assert!(kit.apply(&left(granted.0 - 1)).lease_changes.is_empty());
+    assert_eq!(kit.apply(&left(granted.0)).lease_changes.len(), 1);
+    // The keyspace begins another log: the lease is older than all of it.
+    kit.keyspace.rebase(LogIndex(1), Term(1));
+    let at = ApplyContext { index: LogIndex(2), term: Term(1) };
+    let applied = kit.keyspace.apply_for(None, &end(1), &at).unwrap();
+    assert_eq!(applied.lease_changes, [LeaseChange::Revoked { id: LeaseId(1) }]);
+}
+
+#[test]
 fn checkpoints_set_and_clear_the_remainder() {
     let mut kit = Kit::new();
     kit.grant(1).unwrap();
     let checkpoint = |seconds| Command::LeaseCheckpoint {
         remaining: vec![(LeaseId(1), seconds), (LeaseId(5), 3)],
-        leader_term: None,
+        leader: None,
     };
     let applied = kit.apply(&checkpoint(17));
     assert_eq!(applied.lease_changes.len(), 1);
@@ -102,8 +130,10 @@ fn checkpoints_set_and_clear_the_remainder() {
     assert_eq!(remaining(&kit), 17);
     kit.ok(checkpoint(0));
     assert_eq!(remaining(&kit), 0);
-    let late =
-        Command::LeaseCheckpoint { remaining: vec![(LeaseId(1), 5)], leader_term: Some(Term(4)) };
+    let late = Command::LeaseCheckpoint {
+        remaining: vec![(LeaseId(1), 5)],
+        leader: Some(leader(4, u64::MAX)),
+    };
     assert_eq!(kit.apply_in_term(&late, 5).reply, Err(ApiError::NotLeader));
     assert_eq!(remaining(&kit), 0, "a deposed leader's count is too little");
 }

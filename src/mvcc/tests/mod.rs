@@ -12,7 +12,8 @@ use super::*;
 use crate::btree::{Store, StoreIdentity, StoreOptions};
 use crate::io::{Disk, MemDisk};
 use crate::types::command::{
-    Command, CompactRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    Command, CompactRequest, DeleteRangeRequest, LeaseLeader, PutRequest, RangeRequest, RequestOp,
+    TxnRequest,
 };
 use crate::types::reply::{
     DeleteRangeReply, Event, KeyValue, PutReply, RangeReply, Reply, TxnReply,

@@ -260,11 +260,11 @@ impl Model {
                 self.leases.insert(*id, (*ttl_seconds, 0));
                 Reply::LeaseGrant { id: *id, ttl_seconds: *ttl_seconds }
             }
-            Command::LeaseRevoke { ids, leader_term } => {
-                if leader_term.is_some_and(|term| term != Term(1)) {
+            Command::LeaseRevoke { ids, leader } => {
+                if leader.is_some_and(|leader| leader.term != Term(1)) {
                     return Err(ApiError::NotLeader);
                 }
-                if leader_term.is_none() && ids.iter().any(|id| !self.leases.contains_key(id)) {
+                if leader.is_none() && ids.iter().any(|id| !self.leases.contains_key(id)) {
                     return Err(ApiError::LeaseNotFound);
                 }
                 let mut main = main;
@@ -283,8 +283,8 @@ impl Model {
                 }
                 Reply::LeaseRevoke
             }
-            Command::LeaseCheckpoint { remaining, leader_term } => {
-                if leader_term.is_some_and(|term| term != Term(1)) {
+            Command::LeaseCheckpoint { remaining, leader } => {
+                if leader.is_some_and(|leader| leader.term != Term(1)) {
                     return Err(ApiError::NotLeader);
                 }
                 for (id, seconds) in remaining {

@@ -140,6 +140,11 @@ fn txn_strategy() -> impl Strategy<Value = TxnRequest> {
     .prop_filter("statically refused", |txn| check_txn(txn, 128).is_ok())
 }
 
+/// A leader that has applied everything.
+fn all_knowing(term: u64) -> LeaseLeader {
+    LeaseLeader { term: Term(term), applied: LogIndex(u64::MAX) }
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let id = || (-1..4_i64).prop_filter("none", |id| *id != 0).prop_map(LeaseId);
     let alarm = (0..3_u8, 1..3_u64, 0..5_u8).prop_map(|(action, member, kind)| AlarmRequest {
@@ -161,10 +166,13 @@ fn command() -> impl Strategy<Value = Command> {
         8 => id().prop_map(|id| Command::LeaseGrant { id, ttl_seconds: 60 + id.0 }),
         3 => (vec(id(), 1..3), prop::option::of(1..3_u64)).prop_map(|(ids, term)| {
             let ids = if term.is_none() { vec![ids[0]] } else { ids };
-            Command::LeaseRevoke { ids, leader_term: term.map(Term) }
+            Command::LeaseRevoke { ids, leader: term.map(all_knowing) }
         }),
         1 => (vec((id(), 0..50_i64), 0..3), prop::option::of(1..3_u64)).prop_map(
-            |(remaining, term)| Command::LeaseCheckpoint { remaining, leader_term: term.map(Term) }
+            |(remaining, term)| Command::LeaseCheckpoint {
+                remaining,
+                leader: term.map(all_knowing)
+            }
         ),
         1 => alarm.prop_map(Command::Alarm),
     ]
@@ -201,6 +209,7 @@ fn check_leases(kit: &Kit, model: &Model) {
             id: *id,
             ttl_seconds: *ttl_seconds,
             remaining_seconds: *remaining_seconds,
+            granted: view.lease(*id, false).unwrap().unwrap().granted,
             keys: contents.values().filter(|kv| kv.lease == *id).map(|kv| kv.key.clone()).collect(),
         })
         .collect();

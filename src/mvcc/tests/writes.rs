@@ -34,7 +34,7 @@ fn what_changes_nothing_makes_no_revision() {
     assert!(kit.txn(TxnRequest::default()).succeeded);
     kit.txn(then(vec![op_range("a", "", 0), op_delete("x", "y")]));
     kit.grant(1).unwrap();
-    kit.ok(Command::LeaseRevoke { ids: vec![LeaseId(1)], leader_term: None });
+    kit.ok(Command::LeaseRevoke { ids: vec![LeaseId(1)], leader: None });
     kit.compact(2).unwrap();
     assert_eq!(kit.keyspace.revision(), 2);
 }
@@ -129,7 +129,7 @@ fn no_space_refuses_what_adds() {
     assert_eq!(kit.refused(Command::Txn(txn)), ApiError::NoSpace);
     kit.txn(then(vec![op_delete("x", "")]));
     assert_eq!(kit.delete("a").deleted, 1);
-    kit.ok(Command::LeaseRevoke { ids: vec![LeaseId(1)], leader_term: None });
+    kit.ok(Command::LeaseRevoke { ids: vec![LeaseId(1)], leader: None });
     kit.compact(3).unwrap();
     assert!(kit.apply(&alarm(AlarmAction::Deactivate, AlarmKind::NoSpace)).alarm_changed);
     assert_eq!(kit.ok(alarm(AlarmAction::Deactivate, AlarmKind::NoSpace)), Reply::Alarm(vec![]));
@@ -150,7 +150,7 @@ fn corrupt_refuses_every_write() {
         Command::Txn(then(vec![op_delete("a", "")])),
         Command::Compact(CompactRequest { revision: 2, physical: false }),
         Command::LeaseGrant { id: LeaseId(2), ttl_seconds: 5 },
-        Command::LeaseRevoke { ids: vec![LeaseId(1)], leader_term: None },
+        Command::LeaseRevoke { ids: vec![LeaseId(1)], leader: None },
     ] {
         assert_eq!(kit.refused(command), ApiError::Corrupt);
     }
@@ -178,7 +178,7 @@ fn the_state_hash_remembers() {
     assert_ne!(other.keyspace.state_hash(), hashes[0]);
     let (mut a, mut b) = (Kit::new(), Kit::new());
     a.refused(put_leased("a", "", 1));
-    b.ok(Command::LeaseCheckpoint { remaining: vec![], leader_term: None });
+    b.ok(Command::LeaseCheckpoint { remaining: vec![], leader: None });
     assert_ne!(a.keyspace.state_hash(), b.keyspace.state_hash());
 }
 

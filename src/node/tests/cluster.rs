@@ -2,7 +2,7 @@
 
 use crate::btree::CheckpointJob;
 use crate::io::{Disk, MemDisk};
-use crate::multiraft::turn::WalBatch;
+use crate::multiraft::turn::{ApplyJob, WalBatch};
 use crate::multiraft::wire::NodeMessage;
 use crate::mvcc::KeyspaceView;
 use crate::node::action::{Action, Answer, Output, StopReason, Token};
@@ -29,6 +29,8 @@ pub struct Node {
     wal: Option<WalBatch>,
     checkpoint: Option<CheckpointJob>,
     todo: VecDeque<Action>,
+    /// What is to be applied waits here while it is there.
+    pub held_applies: Option<Vec<ApplyJob>>,
     pub stopped: Option<StopReason>,
     pub refused: u64,
 }
@@ -109,6 +111,7 @@ impl Cluster {
             wal: None,
             checkpoint: None,
             todo: VecDeque::new(),
+            held_applies: None,
             stopped: None,
             refused: 0,
         };
@@ -258,7 +261,14 @@ impl Cluster {
         for read in &output.log_reads {
             node.todo.push_back(member.read_log(read).expect("no faults"));
         }
-        for job in &output.applies {
+        let applies = match &mut node.held_applies {
+            Some(held) => {
+                held.extend(output.applies);
+                Vec::new()
+            }
+            None => output.applies,
+        };
+        for job in &applies {
             node.todo.extend(member.run_apply(job).expect("no faults"));
         }
         for (group, to) in output.pins {
@@ -304,6 +314,15 @@ impl Cluster {
         for group in groups {
             let (_, action) = member.compact_step(group, 100).expect("no faults");
             node.todo.extend(action);
+        }
+    }
+
+    /// What waited is applied, and nothing waits any more.
+    pub fn apply_held(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let member = node.member.as_mut().expect("a running node");
+        for job in node.held_applies.take().unwrap_or_default() {
+            node.todo.extend(member.run_apply(&job).expect("no faults"));
         }
     }
 

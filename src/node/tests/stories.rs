@@ -252,6 +252,33 @@ fn a_lease_ends_in_time_and_not_before_and_keepalives_work_from_a_follower() {
 }
 
 #[test]
+fn a_new_leader_counts_no_lease_before_it_has_applied_what_was_decided_before_it() {
+    let mut cluster = Cluster::new(3, 1, |config| config.core.lease_checkpoint_ms = Some(1_000));
+    cluster.settle(1);
+    let leader = cluster.leader(ROOT).unwrap();
+    let command = Command::LeaseGrant { id: LeaseId(5), ttl_seconds: 10 };
+    let token = cluster.ask(leader, |token| Action::Propose { group: ROOT, token, command });
+    cluster.wait(token).unwrap();
+    cluster.run(8_000);
+    let to = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
+    let left = cluster.view(to, ROOT).leases().unwrap()[0].remaining_seconds;
+    assert!((1..5).contains(&left), "{left}");
+    // The next leader does not come to apply that the lease lives on.
+    cluster.nodes.get_mut(&to).unwrap().held_applies = Some(Vec::new());
+    let token =
+        cluster.ask(leader, |token| Action::KeepAlive { group: ROOT, token, lease: LeaseId(5) });
+    assert_eq!(cluster.wait(token), Ok(Answer::KeptAlive { ttl_seconds: 10 }));
+    let token = cluster.ask(leader, |token| Action::Transfer { group: ROOT, token, to });
+    assert_eq!(cluster.wait(token), Ok(Answer::Transferred));
+    cluster.run(8_000);
+    cluster.apply_held(to);
+    cluster.run(9_000);
+    assert_eq!(cluster.view(to, ROOT).leases().unwrap().len(), 1);
+    cluster.run(5_000);
+    assert_eq!(cluster.view(to, ROOT).leases().unwrap().len(), 0);
+}
+
+#[test]
 fn a_new_leader_gives_leases_their_full_time() {
     let mut cluster = Cluster::new(3, 1, |_| {});
     cluster.settle(1);
