@@ -243,7 +243,7 @@ impl Client {
             }
             OpKind::LeaseRevoke => {
                 let id = lease(self);
-                Call::Write(Command::LeaseRevoke { ids: vec![id], leader_term: None })
+                Call::Write(Command::LeaseRevoke { ids: vec![id], leader: None })
             }
             OpKind::LeaseKeepAlive => Call::KeepAlive(lease(self)),
             OpKind::LeaseTtl => Call::LeaseTtl(lease(self)),
