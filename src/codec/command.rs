@@ -44,6 +44,7 @@ const NO_LEADER: u8 = 0;
 /// From before leaders said what they had applied: taken as having known every lease.
 const LEADER_OF_OLD: u8 = 1;
 const LEADER: u8 = 2;
+const ALL: LogIndex = LogIndex(u64::MAX);
 
 /// Tags of operations inside a txn; the first three are those of the commands.
 const OP_RANGE: u8 = 4;
@@ -175,9 +176,11 @@ fn encode_lease_leader(leader: Option<LeaseLeader>, out: &mut BytesMut) {
     let Some(LeaseLeader { term, applied }) = leader else {
         return out.put_u8(NO_LEADER);
     };
-    out.put_u8(LEADER);
+    out.put_u8(if applied == ALL { LEADER_OF_OLD } else { LEADER });
     put_varint(out, term.0);
-    put_varint(out, applied.0);
+    if applied != ALL {
+        put_varint(out, applied.0);
+    }
 }
 
 fn decode_lease_leader(r: &mut Reader<'_>) -> Result<Option<LeaseLeader>, DecodeError> {
@@ -188,10 +191,13 @@ fn decode_lease_leader(r: &mut Reader<'_>) -> Result<Option<LeaseLeader>, Decode
     }
     let term = Term(r.varint("leader term")?);
     let applied = match known {
-        LEADER_OF_OLD => LogIndex(u64::MAX),
+        LEADER_OF_OLD => ALL,
         LEADER => LogIndex(r.varint("leader applied")?),
         _ => return Err(unknown),
     };
+    if (applied == ALL) != (known == LEADER_OF_OLD) {
+        return Err(unknown);
+    }
     Ok(Some(LeaseLeader { term, applied }))
 }
 

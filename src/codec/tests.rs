@@ -4,8 +4,8 @@ use super::member::{decode_member, encode_member};
 use super::raft::*;
 use super::varint::{put_varint, put_zigzag, split_varint, varint_len};
 use super::{DecodeError, Reader, arbitrary as any_of};
-use crate::types::command::{Command, Proposal, RequestOp, TxnRequest};
-use crate::types::{RequestId, limits};
+use crate::types::command::{Command, LeaseLeader, Proposal, RequestOp, TxnRequest};
+use crate::types::{LeaseId, LogIndex, RequestId, Term, limits};
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -228,4 +228,23 @@ fn a_txn_nests_as_deep_as_the_bound_and_no_deeper() {
     assert!(decode_proposal(&nested(limits::TXN_DEPTH_MAX)).is_ok());
     assert!(decode_proposal(&nested(limits::TXN_DEPTH_MAX + 1)).is_err());
     assert!(decode_proposal(&nested(5000)).is_err());
+}
+
+#[test]
+fn an_expiry_from_before_leaders_said_what_they_had_applied_is_understood() {
+    let expiry = |applied| Proposal {
+        id: RequestId::default(),
+        caller: None,
+        command: Command::LeaseRevoke {
+            ids: vec![LeaseId(7)],
+            leader: Some(LeaseLeader { term: Term(3), applied: LogIndex(applied) }),
+        },
+    };
+    // Then it ended in `1 | term`; now in `2 | term | applied`.
+    let now = encode_proposal(&expiry(9));
+    let (rest, end) = now.split_at(now.len() - 3);
+    assert_eq!(end, [2, 3, 9]);
+    let then = Bytes::from([rest, &[1, 3]].concat());
+    assert_eq!(decode_proposal(&then).unwrap(), expiry(u64::MAX));
+    assert_eq!(encode_proposal(&expiry(u64::MAX)), then);
 }
