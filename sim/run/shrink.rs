@@ -2,7 +2,8 @@
 //!
 //! Delta debugging, from the coarse to the fine: what lies behind the failure, whole kinds, whole
 //! clients and links, a smaller cluster, then halves, quarters and single decisions, then shorter
-//! times, then two decisions at once. The class of the failure stays fixed: the rule, and for panics the place in the code.
+//! times, then parts under another noise, then two decisions at once. The class of the failure
+//! stays fixed: the rule, and for panics the place in the code.
 //! Candidates are played on all cores; the first in order that still fails is taken, so that a
 //! tape shrinks to the same tape however many cores there are.
 
@@ -19,6 +20,10 @@ use std::time::{Duration, Instant};
 /// Pairs of decisions that are made ready at a time.
 const PAIRS_AT_ONCE: usize = 16;
 
+/// Noises that are tried for one part; parts are halves, quarters and so on, down to this.
+const NOISES_PER_PART: u64 = 12;
+const PARTS_MAX: usize = 16;
+
 struct Search {
     tier: &'static Tier,
     seed: Seed,
@@ -29,6 +34,8 @@ struct Search {
     deadline: Instant,
     workers: usize,
     runs: u64,
+    /// How many other noises have been tried.
+    noises: u64,
 }
 
 /// Shrinks a seed's failure and writes what is left to a file.
@@ -56,6 +63,7 @@ pub fn shrink(tier: &'static Tier, first: &Job, budget: Duration) -> ExitCode {
         deadline: started + budget,
         workers: std::thread::available_parallelism().map_or(2, usize::from),
         runs: 1,
+        noises: 0,
     };
     println!("seed {} violates [{}], {} decisions", first.seed, search.class, tape.0.len());
     let again = search.play(&tape);
@@ -128,10 +136,33 @@ impl Search {
             if self.late() {
                 return;
             }
-            if before == (self.best.clone(), self.end_us) && !self.drop_pairs() {
+            let stuck = before == (self.best.clone(), self.end_us);
+            if stuck && !self.drop_under_other_noise() && !self.drop_pairs() {
                 return;
             }
         }
+    }
+
+    /// A part of the tape, if what no line decides (delays, the order of things) may be drawn anew.
+    /// In a chain of elections every link is needed, because all that follows hangs on it; but often
+    /// a shorter chain does as well, with another noise.
+    fn drop_under_other_noise(&mut self) -> bool {
+        let events = self.best.events();
+        let mut parts = 2;
+        while parts <= PARTS_MAX.min(events) && !self.late() {
+            let size = events.div_ceil(parts);
+            for first in (0..events).step_by(size) {
+                let gone: Vec<usize> = (first..events.min(first + size)).collect();
+                let less = self.without_events(&gone);
+                let noises = self.noises + 1..=self.noises + NOISES_PER_PART;
+                self.noises += NOISES_PER_PART;
+                if self.take(noises.map(|n| with_noise(&less, n)).collect()).is_some() {
+                    return true;
+                }
+            }
+            parts *= 2;
+        }
+        false
     }
 
     /// Two decisions at once: a crash and its restart, a call and the message that delays it.
@@ -304,6 +335,20 @@ impl Search {
         println!("  replay: QUORATE_TAPE={path} {}", failure::cargo_test());
         ExitCode::SUCCESS
     }
+}
+
+/// The same decisions under the noise of that number.
+fn with_noise(tape: &Tape, number: u64) -> Tape {
+    let renamed = |decision: &Decision| match decision {
+        Decision::Plan { field, value } if field == "name" => {
+            let mut name: Seed = value.parse().expect("a tape's plan has the name of a seed");
+            name.redrawn.retain(|(part, _)| part != "noise");
+            name.redrawn.push(("noise".to_owned(), number));
+            Decision::Plan { field: field.clone(), value: name.to_string() }
+        }
+        other => other.clone(),
+    };
+    Tape(tape.0.iter().map(renamed).collect())
 }
 
 fn is_message(d: &Decision) -> bool {
