@@ -43,9 +43,12 @@ impl LeaseInfo {
     }
     fn decode(id: LeaseId, value: &[u8]) -> Result<LeaseInfo, StorageError> {
         let mut scan = Scan { bytes: value, at: 0 };
-        match (scan.signed(), scan.signed()) {
-            (Some(ttl_seconds), Some(remaining_seconds)) => {
-                let granted = LogIndex(scan.varint().unwrap_or(0));
+        let (ttl, remaining) = (scan.signed(), scan.signed());
+        // Rows of before end here.
+        let granted = if scan.at == value.len() { Some(0) } else { scan.varint() };
+        match (ttl, remaining, granted) {
+            (Some(ttl_seconds), Some(remaining_seconds), Some(granted)) => {
+                let granted = LogIndex(granted);
                 Ok(LeaseInfo { id, ttl_seconds, remaining_seconds, granted, keys: Vec::new() })
             }
             _ => Err(StorageError::corrupt("keyspace", 0, "a lease", "other bytes")),

@@ -25,6 +25,7 @@ pub const REVOKES_MAX: usize = 500;
 pub const CHECKPOINTS_MAX: usize = 1_000;
 /// How often expiry is looked at.
 pub const SCAN_MS: u64 = 500;
+
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     ttl_seconds: i64,

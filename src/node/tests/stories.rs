@@ -17,6 +17,13 @@ fn revision(answer: Result<Answer, ApiError>) -> i64 {
     }
 }
 
+/// Lease 5, asked of that member.
+fn grant(cluster: &mut Cluster, of: NodeId, ttl_seconds: i64) {
+    let command = Command::LeaseGrant { id: LeaseId(5), ttl_seconds };
+    let token = cluster.ask(of, |token| Action::Propose { group: ROOT, token, command });
+    cluster.wait(token).unwrap();
+}
+
 #[test]
 fn a_lone_member_serves_at_once() {
     let mut cluster = Cluster::new(1, 1, |_| {});
@@ -215,9 +222,7 @@ fn a_lease_ends_in_time_and_not_before_and_keepalives_work_from_a_follower() {
     cluster.settle(1);
     let leader = cluster.leader(ROOT).unwrap();
     let follower = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
-    let command = Command::LeaseGrant { id: LeaseId(5), ttl_seconds: 3 };
-    let token = cluster.ask(follower, |token| Action::Propose { group: ROOT, token, command });
-    cluster.wait(token).unwrap();
+    grant(&mut cluster, follower, 3);
     let put = Command::Put(PutRequest {
         key: Bytes::from_static(b"k"),
         value: Bytes::from_static(b"v"),
@@ -256,9 +261,7 @@ fn a_new_leader_counts_no_lease_before_it_has_applied_what_was_decided_before_it
     let mut cluster = Cluster::new(3, 1, |config| config.core.lease_checkpoint_ms = Some(1_000));
     cluster.settle(1);
     let leader = cluster.leader(ROOT).unwrap();
-    let command = Command::LeaseGrant { id: LeaseId(5), ttl_seconds: 10 };
-    let token = cluster.ask(leader, |token| Action::Propose { group: ROOT, token, command });
-    cluster.wait(token).unwrap();
+    grant(&mut cluster, leader, 10);
     cluster.run(8_000);
     let to = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
     let left = cluster.view(to, ROOT).leases().unwrap()[0].remaining_seconds;
@@ -283,9 +286,7 @@ fn a_new_leader_gives_leases_their_full_time() {
     let mut cluster = Cluster::new(3, 1, |_| {});
     cluster.settle(1);
     let leader = cluster.leader(ROOT).unwrap();
-    let command = Command::LeaseGrant { id: LeaseId(5), ttl_seconds: 5 };
-    let token = cluster.ask(leader, |token| Action::Propose { group: ROOT, token, command });
-    cluster.wait(token).unwrap();
+    grant(&mut cluster, leader, 5);
     cluster.run(4_000);
     let to = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
     let token = cluster.ask(leader, |token| Action::Transfer { group: ROOT, token, to });
