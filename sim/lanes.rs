@@ -23,15 +23,17 @@ const STALL_PIECE_US: u64 = 10 * MS;
 
 impl World {
     pub fn work(&mut self, m: usize, work: Work) -> Checked {
-        let (stalled_until_us, stall) = match work {
-            Work::WalSync => (self.slots[m].log_stalled_until_us, Fault::LogStall),
-            Work::Apply => (self.slots[m].apply_stalled_until_us, Fault::ApplyStall),
-            _ => (0, Fault::LogStall),
+        let stall = match work {
+            Work::WalSync => Some((Fault::LogStall, self.slots[m].log_stalled_until_us)),
+            Work::Apply => Some((Fault::ApplyStall, self.slots[m].apply_stalled_until_us)),
+            _ => None,
         };
-        if stalled_until_us > self.now_us {
+        if let Some((fault, until_us)) = stall
+            && until_us > self.now_us
+        {
             // In pieces: the stall ends early when service is promised.
-            let rest = stalled_until_us - self.now_us;
-            self.counters.mattered(stall);
+            let rest = until_us - self.now_us;
+            self.counters.mattered(fault);
             let p = self.slots[m].process;
             self.after(rest.min(STALL_PIECE_US), Event::Work { m, p, work });
             return Ok(());

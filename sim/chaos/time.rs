@@ -76,15 +76,10 @@ impl World {
     /// the member goes on to hear, to speak and to write its store. More often where a term is
     /// entered: much depends on it, and there are few such syncs.
     pub fn stall_log(&mut self, m: usize, enters_term: bool) {
-        if !self.plan.on(Fault::LogStall) || !self.acting || self.phase.is_some() {
-            return;
-        }
-        let mut rng =
-            Prng::new(seed::at(self.plan.name.key("log-stall"), self.now_us << 4 | m as u64));
-        let one_in: u64 = [20, 200, 1_000][self.plan.stream("log-stalls").below(3) as usize];
-        if rng.chance(1, if enters_term { 5 } else { one_in }) {
-            let for_us = log_uniform(rng.next_u64(), 50 * MS, 10 * SECOND);
-            self.counters.fired(Fault::LogStall);
+        let one_in = [20, 200, 1_000][self.plan.stream("log-stalls").below(3) as usize];
+        if let Some(for_us) =
+            self.takes_long(m, Fault::LogStall, if enters_term { 5 } else { one_in })
+        {
             self.note(|| format!("{m}: the sync of its log takes {for_us} us, its core goes on"));
             self.slots[m].log_stalled_until_us = self.now_us + for_us;
         }
@@ -93,18 +88,25 @@ impl World {
     /// Now and then what is applied next takes long (a page that has to be read from a slow disk):
     /// the member goes on to hear, to acknowledge and to lead, with a state that stands still.
     pub fn stall_apply(&mut self, m: usize) {
-        if !self.plan.on(Fault::ApplyStall) || !self.acting || self.phase.is_some() {
-            return;
-        }
-        let mut rng =
-            Prng::new(seed::at(self.plan.name.key("apply-stall"), self.now_us << 4 | m as u64));
-        let one_in: u64 = [50, 500, 3_000][self.plan.stream("apply-stalls").below(3) as usize];
-        if rng.chance(1, one_in) {
-            let for_us = log_uniform(rng.next_u64(), 50 * MS, 10 * SECOND);
-            self.counters.fired(Fault::ApplyStall);
+        let one_in = [50, 500, 3_000][self.plan.stream("apply-stalls").below(3) as usize];
+        if let Some(for_us) = self.takes_long(m, Fault::ApplyStall, one_in) {
             self.note(|| format!("{m}: applies nothing for {for_us} us, its core goes on"));
             self.slots[m].apply_stalled_until_us = self.now_us + for_us;
         }
+    }
+
+    /// Whether the job that begins now is one of those that take long, and how long.
+    fn takes_long(&mut self, m: usize, fault: Fault, one_in: u64) -> Option<u64> {
+        if !self.plan.on(fault) || !self.acting || self.phase.is_some() {
+            return None;
+        }
+        let key = self.plan.name.key(fault.name());
+        let mut rng = Prng::new(seed::at(key, self.now_us << 4 | m as u64));
+        if !rng.chance(1, one_in) {
+            return None;
+        }
+        self.counters.fired(fault);
+        Some(log_uniform(rng.next_u64(), 50 * MS, 10 * SECOND))
     }
 
     /// The sync that begins now takes that long.

@@ -129,6 +129,7 @@ pub struct World {
     pub acting: bool,
     /// How long everybody stood still since this was looked at last.
     pub frozen_us: u64,
+    /// How long since the beginning.
     pub frozen_in_all_us: u64,
     /// Until then everybody stands still, the nemesis and those who would start included.
     pub frozen_until_us: u64,
