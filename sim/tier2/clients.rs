@@ -11,6 +11,7 @@ use super::story::lock;
 use super::world::{World, member_ids};
 use crate::faults::Fault;
 use crate::history::Call;
+use crate::plan::SECOND;
 use crate::safety::{Checked, ensure};
 use crate::workload::Client;
 use quorate::api::convert;
@@ -212,8 +213,10 @@ async fn look_at(world: &Arc<World>, host: usize, line: Line, which: u64) -> Che
                     continue;
                 };
                 let left = left.into_inner();
+                // A new leader adds an election timeout, in which the old one may have renewed it.
+                let grace = world.plan.election_us().div_ceil(SECOND) as i64;
                 ensure!(
-                    left.id == status.id && left.ttl <= left.granted_ttl,
+                    left.id == status.id && left.ttl <= left.granted_ttl + grace,
                     "wrong-read",
                     "{host} says of lease {}: {left:?}",
                     status.id
