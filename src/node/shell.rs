@@ -517,6 +517,13 @@ impl ApplierTask {
         let answer = match &entry.result {
             // The core refuses writes by the alarms it knows, so it has to know first.
             Ok(Outcome::Reply(Reply::Alarm(_))) => return,
+            // It publishes the root: who has changed that finds it changed.
+            Ok(Outcome::Reply(
+                Reply::SetDowngrade
+                | Reply::CreateGroup { .. }
+                | Reply::DestroyGroup
+                | Reply::PublishMember,
+            )) => return,
             Ok(Outcome::Reply(reply)) => Ok(Answer::Applied {
                 reply: reply.clone(),
                 revision: entry.revision,

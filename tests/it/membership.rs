@@ -511,6 +511,14 @@ fn a_downgrade_is_checked_kept_and_cancelled() {
         assert_eq!(client.downgrade(Cancel, "").await.expect("cancelled"), "3.6");
         let info = client.status().await.expect("a status").downgrade_info.expect("always told");
         assert_eq!((info.enabled, info.target_version.as_str()), (false, ""));
+        // Who has the answer finds it done, each time.
+        for _ in 0..40 {
+            for (action, version, enabled) in [(Enable, "3.5", true), (Cancel, "", false)] {
+                client.downgrade(action, version).await.expect("taken");
+                let status = client.status().await.expect("a status");
+                assert_eq!(status.downgrade_info.expect("always told").enabled, enabled);
+            }
+        }
         assert_eq!(client.downgrade(Validate, "3.5").await.expect("one down"), "3.6");
     });
 }
