@@ -234,7 +234,8 @@ async fn three_members(met: &mut Met) {
     let mut members = ClusterClient::new(channel(&addresses[leader]));
     let add =
         pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:3".into()], is_learner: false };
-    // Until the leader has noticed it may still be let through by its looks, but not for long.
+    // Until the leader has noticed it is let through.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let refused = members.member_add(add).await;
     note(met, refused);
     // Two of three away: there is no leader any more.
